@@ -1,0 +1,137 @@
+"""Checkpoints: written atomically, named by their content, verified and fallen back from.
+
+`checkpoints/e0030-s00000330-<16 hex>.pt` holds the state after step 330, with 30 epochs complete;
+the hex digits begin the file's sha256, so a torn or damaged file shows itself by its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+
+import torch
+
+from care_core.errors import CheckpointError
+from care_core.files import write_bytes
+
+_NAME = re.compile(r"e(\d+)-s(\d+)-([0-9a-f]{16})\.pt")
+
+
+class Entry(NamedTuple):
+    """One checkpoint file: `epoch` epochs complete, `step` steps done."""
+
+    step: int
+    epoch: int
+    digest: str
+    path: Path
+
+
+def entries(folder: Path) -> list[Entry]:
+    """The checkpoints of a folder, oldest first, judged by their names alone."""
+    found = []
+    for path in folder.glob("*.pt"):
+        match = _NAME.fullmatch(path.name)
+        if match:
+            found.append(Entry(int(match[2]), int(match[1]), match[3], path))
+    return sorted(found)
+
+
+def save(folder: Path, state: dict[str, Any], *, epoch: int, step: int) -> Entry:
+    """Write the state after `step`, replacing an older file of the same step.
+
+    Raises:
+        StorageError: the write failed; the checkpoints before it stand.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    entry = Entry(step, epoch, digest, folder / f"e{epoch:04d}-s{step:08d}-{digest}.pt")
+    write_bytes(entry.path, data)
+    for other in entries(folder):
+        if other.step == step and other.digest != digest:
+            other.path.unlink(missing_ok=True)
+    return entry
+
+
+def prune(folder: Path, keep: str | int) -> None:
+    """Delete what the policy does not keep: never the newest two, one to fall back to.
+
+    Args:
+        keep: "last", "all", or N to keep also the first checkpoint of every Nth epoch.
+    """
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+    if keep == "all":
+        return
+    kept_epochs: set[int] = set()
+    for entry in entries(folder)[:-2]:
+        if isinstance(keep, int) and entry.epoch % keep == 0 and entry.epoch not in kept_epochs:
+            kept_epochs.add(entry.epoch)
+            continue
+        entry.path.unlink(missing_ok=True)
+
+
+def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The state in one file, tensors and plain values only.
+
+    Raises:
+        CheckpointError: missing, damaged, or holding anything but tensors (never unpickled).
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    match = _NAME.fullmatch(path.name)
+    if match and hashlib.sha256(data).hexdigest()[:16] != match[3]:
+        raise CheckpointError(f"{path}: damaged or truncated (its content is not what was written)")
+    try:
+        state = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    except UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: refused, it holds more than tensors and loading it could run code"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: damaged or not a checkpoint") from error
+    if not isinstance(state, dict) or "model" not in state:
+        raise CheckpointError(f"{path}: not a checkpoint of this engine (it has no 'model')")
+    return state
+
+
+def latest(
+    folder: Path, say: Callable[[str], None], device: torch.device | str = "cpu"
+) -> dict[str, Any] | None:
+    """The newest state that can be trusted, or None; each file passed over is said aloud."""
+    for entry in reversed(entries(folder)):
+        try:
+            return read(entry.path, device)
+        except CheckpointError as error:
+            say(f"{error}; falling back to the checkpoint before it")
+            entry.path.rename(entry.path.with_suffix(".damaged"))
+    return None
+
+
+def at_epoch(folder: Path, epoch: int | None) -> Path:
+    """The file after `epoch` epochs, or the newest.
+
+    Raises:
+        CheckpointError: there is none; names the epochs that there are.
+    """
+    present = entries(folder)
+    if not present:
+        raise CheckpointError(f"{folder}: no checkpoint; pretrain the run first")
+    if epoch is None:
+        return present[-1].path
+    for entry in present:
+        if entry.epoch == epoch:
+            return entry.path
+    known = ", ".join(str(number) for number in sorted({entry.epoch for entry in present}))
+    raise CheckpointError(
+        f"{folder}: no checkpoint of epoch {epoch}; there are: {known} "
+        "(checkpoint.keep in the spec decides which stay)"
+    )

@@ -1,0 +1,21 @@
+"""What can go wrong, as sentences for a person: each says what, where, and what to do."""
+
+
+class CareError(Exception):
+    """An error that needs no traceback: its text is the whole message."""
+
+
+class SpecError(CareError):
+    """The spec asks for something impossible."""
+
+
+class DataError(CareError):
+    """Images are missing, incomplete or damaged."""
+
+
+class CheckpointError(CareError):
+    """A checkpoint cannot be read, or must not be (a pickle that is not tensors)."""
+
+
+class StorageError(CareError):
+    """A folder is not writable, or the disk is full."""

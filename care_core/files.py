@@ -1,0 +1,69 @@
+"""Files that matter are written aside, synced and renamed, so that a kill leaves old or new."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from care_core.errors import StorageError
+
+
+def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace `path` atomically; `durable` also syncs it and its folder to the disk.
+
+    Raises:
+        StorageError: the folder is not writable or the disk is full. The old file stands.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        aside.replace(path)
+        if durable:
+            _sync_folder(path.parent)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise storage_error(path, error) from error
+
+
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Replace `path` atomically by JSON."""
+    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode(), durable=durable)
+
+
+def read_json(path: Path) -> Any:
+    """The file's value, or None where there is no readable JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """A failed write as a sentence with the remedy."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(path.parent if path.parent.exists() else Path("/")).free
+        return StorageError(
+            f"{path.parent}: the disk is full ({free / 2**20:.0f} MiB free) while writing "
+            f"{path.name}; free some space and run the same command again, nothing is lost"
+        )
+    return StorageError(
+        f"{path.parent}: cannot write {path.name} ({error.strerror}); "
+        "make the folder writable or choose another with --runs-dir"
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,80 @@
+"""The losses, tensors in and tensors out, outside autocast and in forms that do not cancel.
+
+Inputs are (B, d) rows on the unit sphere; outputs are 0-d fp32 tensors.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def info_nce(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+    """NT-Xent over two views (SimCLR; the L_InfoNCE of the paper, section 3).
+
+    Each of the 2B rows has one positive, its other view, and 2B - 2 negatives. It is computed as
+    softplus(logsumexp(negatives) - positive): the usual logsumexp(all) - positive loses every
+    digit once the positive dominates (4e-3 relative at τ = 0.07 on nearly aligned views). Only
+    differences within a row of logits matter, so the mean embedding is taken off the columns:
+    near collapse that leaves small numbers, and their gradients, exact.
+
+    Args:
+        z1, z2: (B, d) unit rows, B ≥ 2; row i of both comes from the same image.
+        temperature: τ > 0.
+    """
+    with torch.autocast(z1.device.type, enabled=False):
+        z = torch.cat([z1, z2]).float()
+        rows, half = z.shape[0], z1.shape[0]
+        logits = z @ (z - z.mean(dim=0).detach()).T / temperature
+        index = torch.arange(rows, device=z.device)
+        partner = (index + half) % rows
+        positive = logits[index, partner]
+        excluded = torch.zeros_like(logits, dtype=torch.bool)
+        excluded[index, index] = True
+        excluded[index, partner] = True
+        negatives = logits.masked_fill(excluded, float("-inf")).logsumexp(dim=1)
+        return F.softplus(negatives - positive, threshold=1e9).mean()
+
+
+def equivariance(z1: Tensor, z2: Tensor, splits: int) -> Tensor:
+    """CARE's L_equi at the official scale: (2/B) Σ_s ‖Z1ₛ Z1ₛᵀ − Z2ₛ Z2ₛᵀ‖²_F (paper, eq. 3, Alg. 1).
+
+    Rows of one split are consecutive and share a pair of augmentations. The value is 2(b − 1)
+    times the mean over the off-diagonal pairs of a split of b rows. With D = Z1 − Z2 and
+    S = Z1 + Z2 the difference of the Gram matrices is ½(D Sᵀ + S Dᵀ): one product a split, and
+    no subtraction of nearly equal matrices (which costs up to half of the loss in fp32). The
+    products are summed in float64: they are small (B²d / splits), and near collapse fp32 would
+    leave an error of 1e-6 and more.
+
+    Args:
+        z1, z2: (B, d) unit rows.
+        splits: how many; divides B.
+
+    Raises:
+        ValueError: splits does not divide B.
+    """
+    batch, dim = z1.shape
+    if batch % splits:
+        raise ValueError(f"{splits} splits do not divide a batch of {batch}")
+    with torch.autocast(z1.device.type, enabled=False):
+        a = z1.double().reshape(splits, batch // splits, dim)
+        b = z2.double().reshape(splits, batch // splits, dim)
+        half = (a - b) @ (a + b).transpose(1, 2) / 2
+        return ((half + half.transpose(1, 2)).square().sum() * (2 / batch)).float()
+
+
+def alignment(z1: Tensor, z2: Tensor) -> Tensor:
+    """L_inv = E ‖f(a(x)) − f(a'(x))‖, over (B, d) rows of two views (paper, section 3)."""
+    with torch.autocast(z1.device.type, enabled=False):
+        return (z1.float() - z2.float()).norm(dim=1).mean()
+
+
+def uniformity(z: Tensor) -> Tensor:
+    """L_unif = log E exp(f(x)ᵀ f(x')) over the pairs x ≠ x' of (B, d) rows (paper, section 3)."""
+    with torch.autocast(z.device.type, enabled=False):
+        rows = z.float()
+        count = rows.shape[0]
+        off = ~torch.eye(count, dtype=torch.bool, device=z.device)
+        pairs = torch.tensor(float(count * (count - 1)), device=z.device)
+        return (rows @ rows.T)[off].logsumexp(dim=0) - pairs.log()

@@ -1,0 +1,80 @@
+"""The record of every curve: `metrics.jsonl`, one {key, value, step, timestamp} a line.
+
+A resumed run cuts the record back to its checkpoint and writes the steps again. Rows that were
+published (sent to a tracking server) are facts and stay: the run is deterministic, so the steps
+done again have the same values, and they are not recorded twice.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from care_core.files import read_json, storage_error, write_bytes, write_json
+
+
+class Row(NamedTuple):
+    """One point of a curve; the timestamp is in milliseconds since 1970."""
+
+    key: str
+    value: float
+    step: int
+    timestamp: int
+
+
+class MetricsLog:
+    """Appends to a run's record, never a row for a step that is already there."""
+
+    def __init__(self, run_dir: Path, resume_step: int) -> None:
+        self.path = run_dir / "metrics.jsonl"
+        self._floor = max(resume_step, published(run_dir))
+        kept = [row for row in read(run_dir) if row.step <= self._floor]
+        write_bytes(self.path, b"".join(_line(row) for row in kept))
+
+    def append(self, step: int, values: dict[str, float]) -> None:
+        """Record the values of one step, in milliseconds of the wall clock."""
+        if step <= self._floor:
+            return
+        now = int(time.time() * 1000)
+        rows = (Row(key, value, step, now) for key, value in values.items())
+        try:
+            with self.path.open("ab") as file:
+                file.write(b"".join(_line(row) for row in rows))
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+
+def read(run_dir: Path) -> Iterator[Row]:
+    """The rows of a run's record; a line torn by a kill ends it."""
+    path = run_dir / "metrics.jsonl"
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                fields = json.loads(line)
+                row = Row(fields["key"], fields["value"], fields["step"], fields["timestamp"])
+            except (ValueError, KeyError, TypeError):
+                return
+            if not line.endswith(b"\n"):
+                return
+            yield row
+
+
+def published(run_dir: Path) -> int:
+    """The step up to which rows may have been published; -1: none."""
+    record = read_json(run_dir / "published.json")
+    return int(record["step"]) if record else -1
+
+
+def publishing(run_dir: Path, step: int) -> None:
+    """Record, before sending, that rows up to `step` are about to be published."""
+    if step > published(run_dir):
+        write_json(run_dir / "published.json", {"step": step})
+
+
+def _line(row: Row) -> bytes:
+    return (json.dumps(row._asdict()) + "\n").encode()

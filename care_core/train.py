@@ -1,0 +1,306 @@
+"""Pretraining: one linear loop, read top to bottom.
+
+The state after any step is the weights, the optimiser's moments and one integer, since every draw
+is counted (care_core.draws). So an interrupted run goes on bitwise as if it had not been: the
+same machine kind, versions and number of threads give the same final weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from care_core import augment, checkpoint, data, draws, knn, methods
+from care_core.data.base import ImageSet
+from care_core.distributed import World
+from care_core.errors import CareError, SpecError
+from care_core.files import read_json, write_json
+from care_core.metrics import MetricsLog
+from care_core.spec import DATASETS, Optimizer, PretrainSpec, Schedule
+
+
+class Interrupted(CareError):
+    """Stopped on request at a step's end, with a checkpoint saved."""
+
+
+class Tracker(Protocol):
+    """Whoever wants to know that the record up to a step can no longer be lost."""
+
+    def committed(self, step: int) -> None: ...
+
+
+def pretrain(
+    spec: PretrainSpec,
+    run_dir: Path,
+    *,
+    data_dir: Path = Path("data"),
+    device: torch.device | str | None = None,
+    threads: int | None = None,
+    tracker: Tracker | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Train a spec in a run folder, from its last checkpoint if there is one.
+
+    Args:
+        spec: what to train.
+        run_dir: gets checkpoints/, metrics.jsonl, progress.json and result.json.
+        data_dir: where the datasets lie.
+        device: default: the GPU if there is one.
+        threads: CPU threads of the tensor library; fixed here, because results depend on it.
+        tracker: told after each checkpoint up to which step the record stands.
+        stop: asked after each step; true saves and raises Interrupted.
+        say: gets sentences about what happens, one a call.
+
+    Returns:
+        What is in result.json: steps, seconds, images/s, final loss terms, the weights' sha256.
+
+    Raises:
+        DataError, SpecError, StorageError, Interrupted, CareError (a loss that is not finite).
+    """
+    result = read_json(run_dir / "result.json")
+    if result:
+        say("already trained; nothing to do")
+        return dict(result)
+    return _Run(spec, run_dir, data_dir, device, threads, tracker, stop, say).train()
+
+
+class _Run:
+    """One process's pretraining: what it holds, then `train`, the loop."""
+
+    def __init__(
+        self,
+        spec: PretrainSpec,
+        run_dir: Path,
+        data_dir: Path,
+        device: torch.device | str | None,
+        threads: int | None,
+        tracker: Tracker | None,
+        stop: Callable[[], bool],
+        say: Callable[[str], None],
+    ) -> None:
+        self.spec, self.run_dir, self.tracker, self.stop, self.say = (
+            spec, run_dir, tracker, stop, say
+        )  # fmt: skip
+        self.world = World()
+        self.device = set_up(device, threads)
+        self.images = data.load(spec.data.name, "pretrain", data_dir, spec.image_size)
+        self.per_epoch = len(self.images) // spec.training.batch_size
+        if self.per_epoch == 0:
+            raise SpecError(
+                f"training.batch_size: {spec.training.batch_size} is larger than "
+                f"{spec.data.name}, which has {len(self.images)} images"
+            )
+        self.steps = spec.training.epochs * self.per_epoch
+        self.pixels = self.images.images.to(self.device)
+        self.check = self._check_set(data_dir)
+        self.method = methods.build(spec, self.world).to(self.device)
+        self.optimizer = build_optimizer(spec.optimizer, self.method)
+        self.step = self._resume()
+        self.log = MetricsLog(run_dir, self.step if self.step else -1)
+        self.saved_at = self.started = time.monotonic()
+        self.first_step = self.step
+        self.latest: dict[str, float] = {}
+
+    def train(self) -> dict[str, Any]:
+        """From the step resumed at to the last one; then the result."""
+        spec = self.spec
+        self._progress()
+        while self.step < self.steps:
+            epoch, position = divmod(self.step, self.per_epoch)
+            if position == 0 or self.step == self.first_step:
+                order = draws.epoch_order(spec.seed, epoch, len(self.images))
+            batch = order[position * spec.training.batch_size :][: spec.training.batch_size]
+
+            rate = learning_rate(spec.schedule, spec.optimizer.lr, self.step / self.per_epoch,
+                                 spec.training.epochs)  # fmt: skip
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            views, pair = self._views(batch)
+            loss, terms = self.method(views, pair)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            self.step += 1
+
+            epoch_ended = self.step % self.per_epoch == 0
+            if self.step % spec.log.every_steps == 0 or self.step == self.steps:
+                self._record({**terms, "lr": torch.tensor(rate)})
+            if epoch_ended:
+                self._epoch_end(epoch + 1)
+            if self._save_is_due(epoch_ended):
+                self._save()
+            if self.step < self.steps and self.stop():
+                self._save()
+                raise Interrupted(f"stopped on request after step {self.step}; it can go on")
+        return self._finish()
+
+    def _views(self, batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The two views augmented image by image, and CARE's pair augmented split by split."""
+        spec, term = self.spec, self.spec.equivariance
+        pixels = self.pixels[batch[self.world.share(len(batch))].to(self.device)]
+        views = [self._augment(pixels, len(batch), f"view{n}") for n in range(2)]
+        if term.weight == 0:
+            return views, []
+        fed = pixels[: spec.equivariance_batch // self.world.size]
+        return views, [self._augment(fed, term.splits, f"pair{n}") for n in range(2)]
+
+    def _augment(self, pixels: Tensor, rows: int, purpose: str) -> Tensor:
+        """`rows` parameter rows are drawn for the global batch; this rank applies its share."""
+        spec, facts = self.spec, DATASETS[self.spec.data.name]
+        height, width = pixels.shape[-2:]
+        drawn = augment.sample(
+            rows, height, width, spec.augment, draws.generator(spec.seed, purpose, self.step)
+        )
+        mine = drawn.rows(self.world.share(rows)).to(self.device)
+        return augment.apply(
+            pixels, mine, size=spec.image_size, blur_kernel=spec.augment.blur_kernel,
+            mean=facts.mean, std=facts.std,
+        )  # fmt: skip
+
+    def _record(self, terms: dict[str, Tensor]) -> None:
+        """Read the terms off the device (the only synchronisation) and write them down."""
+        values = {key: float(value) for key, value in terms.items()}
+        if not math.isfinite(values["loss"]):
+            raise CareError(
+                f"the loss is {values['loss']} at step {self.step}; lower optimizer.lr or raise "
+                f"method.temperature, or replay from the last checkpoint in {self.run_dir}"
+            )
+        self.latest |= values
+        self.log.append(self.step, values)
+        self._progress()
+
+    def _epoch_end(self, epoch: int) -> None:
+        every = self.spec.monitor.every_epochs
+        if every and (epoch % every == 0 or epoch == self.spec.training.epochs):
+            accuracy = knn.check(self.method.encoder, *self.check, spec=self.spec)
+            self.latest["knn"] = accuracy
+            self.log.append(self.step, {"knn": accuracy, "epoch": float(epoch)})
+            self._progress()
+
+    def _save_is_due(self, epoch_ended: bool) -> bool:
+        policy = self.spec.checkpoint
+        if self.step == self.steps:
+            return True
+        if epoch_ended and (self.step // self.per_epoch) % policy.every_epochs == 0:
+            return True
+        minutes = (time.monotonic() - self.saved_at) / 60
+        return policy.every_minutes is not None and minutes >= policy.every_minutes
+
+    def _save(self) -> None:
+        folder = self.run_dir / "checkpoints"
+        checkpoint.save(
+            folder,
+            {
+                "model": self.method.encoder.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "steps_per_epoch": self.per_epoch,
+                "spec": self.spec.model_dump_json(),
+            },
+            epoch=self.step // self.per_epoch,
+            step=self.step,
+        )
+        checkpoint.prune(folder, self.spec.checkpoint.keep)
+        self.saved_at = time.monotonic()
+        if self.tracker:
+            self.tracker.committed(self.step)
+
+    def _resume(self) -> int:
+        state = checkpoint.latest(self.run_dir / "checkpoints", self.say, self.device)
+        if state is None:
+            return 0
+        self.method.encoder.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        step = int(state["step"])
+        self.say(f"resuming after step {step} of {self.steps}")
+        return step
+
+    def _check_set(self, data_dir: Path) -> tuple[ImageSet, ImageSet]:
+        labelled = data.load(self.spec.data.name, "train", data_dir, self.spec.image_size)
+        return knn.hold_out(labelled)
+
+    def _progress(self) -> None:
+        """What a waiting person wants to see; not synced, it is only a view."""
+        elapsed = time.monotonic() - self.started
+        done = self.step - self.first_step
+        speed = done * self.spec.training.batch_size / elapsed if done else None
+        left = (self.steps - self.step) * self.spec.training.batch_size
+        write_json(
+            self.run_dir / "progress.json",
+            {
+                "epoch": self.step // self.per_epoch,
+                "epochs": self.spec.training.epochs,
+                "step": self.step,
+                "steps": self.steps,
+                "images_per_s": speed,
+                "eta_s": left / speed if speed else None,
+                "heartbeat": time.time(),
+                "metrics": self.latest,
+            },
+            durable=False,
+        )
+
+    def _finish(self) -> dict[str, Any]:
+        elapsed = time.monotonic() - self.started
+        done = self.step - self.first_step
+        result = {
+            "kind": "pretrain",
+            "steps": self.steps,
+            "epochs": self.spec.training.epochs,
+            "seconds": round(elapsed, 3),
+            "images_per_s": done * self.spec.training.batch_size / elapsed if done else None,
+            "metrics": self.latest,
+            "weights_sha256": weights_sha256(self.method.encoder),
+            "checkpoint": checkpoint.at_epoch(self.run_dir / "checkpoints", None).name,
+        }
+        write_json(self.run_dir / "result.json", result)
+        return result
+
+
+def set_up(device: torch.device | str | None, threads: int | None) -> torch.device:
+    """Choose the device, fix the threads, and ask for the same result every time."""
+    if threads:
+        torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def build_optimizer(spec: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
+    """Adam or SGD over all parameters; weight decay is the L2 term of both papers."""
+    parameters = list(module.parameters())
+    if spec.name == "adam":
+        return torch.optim.Adam(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+    return torch.optim.SGD(
+        parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay
+    )
+
+
+def learning_rate(schedule: Schedule, base: float, epoch: float, epochs: int) -> float:
+    """The rate at a fractional epoch: linear warm-up, then the schedule over what is left."""
+    if epoch < schedule.warmup_epochs:
+        return base * (epoch + 1) / (schedule.warmup_epochs + 1)
+    if schedule.name == "cosine":
+        share = (epoch - schedule.warmup_epochs) / (epochs - schedule.warmup_epochs)
+        return base * 0.5 * (1 + math.cos(math.pi * share))
+    if schedule.name == "multistep":
+        return base * schedule.gamma ** sum(epoch >= at for at in schedule.milestones)
+    return base
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """One digest of all parameters and buffers, to compare runs bit by bit."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,126 @@
+"""The queue process of the local backend: `python -m carectl.backends.queue RUNS_DIR`.
+
+It starts the oldest job that is ready as soon as enough slots are free, and ends when nothing
+waits. It keeps nothing in memory that matters: after a kill the next one goes on from the files.
+A job started twice by such a change of hands claims its attempt once (carectl.jobs).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from care_core.files import read_json, write_json
+from carectl import runs
+from carectl.backends import slots
+from carectl.backends.local import pending, ticket, tickets_dir
+from carectl.jobs import execute
+from carectl.runs import Run
+
+POLL_S = 0.2
+
+
+class Started:
+    """A job that this process started, until it has claimed its attempt or died."""
+
+    def __init__(self, path: Path, content: dict[str, Any], chosen: list[str], process: Any) -> None:
+        self.path, self.content, self.slots, self.process = path, content, chosen, process
+
+    def ended(self) -> bool:
+        return bool(self.process.poll() is not None)
+
+
+def serve(runs_dir: Path) -> None:
+    """Work through the tickets until none is left."""
+    while pending(runs_dir):
+        lock = os.open(tickets_dir(runs_dir) / "queue.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return
+        _serve_locked(runs_dir)
+        os.close(lock)  # then look once more: a ticket may have come while the lock was held
+
+
+def _serve_locked(runs_dir: Path) -> None:
+    started: list[Started] = []
+    while True:
+        waiting = pending(runs_dir)
+        for job in started:
+            _settle(runs_dir, job)
+        started = [job for job in started if not job.ended()]
+        if not waiting and not started:
+            return
+        busy = {slot for job in started for slot in job.slots}
+        held_by = {job.path for job in started}
+        for path in waiting:
+            if path in held_by:
+                continue
+            content = ticket(path)
+            if content is None or not _ready(runs_dir, path, content):
+                continue
+            usable = [str(s) for s in content["slots"] if s not in busy and slots.free(str(s))]  # type: ignore[attr-defined]
+            if len(usable) < int(content["count"]):  # type: ignore[call-overload]
+                break  # in order: a small job must not overtake a large one for ever
+            chosen = usable[: int(content["count"])]  # type: ignore[call-overload]
+            started.append(_start(runs_dir, path, content, chosen))
+            busy |= set(chosen)
+        time.sleep(POLL_S)
+
+
+def _ready(runs_dir: Path, path: Path, content: dict[str, Any]) -> bool:
+    """Whether all dependencies are done; a ticket that can never run is closed."""
+    run = Run(runs_dir / content["run"])
+    attempt = run.path / "attempts" / str(content["attempt"])
+    if not attempt.is_dir() or (run.path / "result.json").exists():
+        path.unlink(missing_ok=True)
+        return False
+    handle = read_json(attempt / "handle.json")
+    if handle:  # a queue before this one started it
+        path.unlink(missing_ok=True)
+        return False
+    for name in content["depends"]:
+        state = runs.status(Run(runs_dir / name)).state
+        if state in ("failed", "cancelled", "blocked", "lost", "new"):
+            write_json(attempt / "blocked.json", {"message": f"{name} is {state}"})
+            path.unlink(missing_ok=True)
+            return False
+        if state != "done":
+            return False
+    return True
+
+
+def _start(runs_dir: Path, path: Path, content: dict[str, Any], chosen: list[str]) -> Started:
+    import submitit
+
+    run_dir = runs_dir / content["run"]
+    attempt = run_dir / "attempts" / str(content["attempt"])
+    executor = submitit.LocalExecutor(folder=attempt)
+    gpus = [int(slot.removeprefix("gpu-")) for slot in chosen if slot.startswith("gpu-")]
+    year = 365 * 24 * 60  # minutes; submitit's default would end the job after two
+    executor.update_parameters(timeout_min=year, gpus_per_node=len(gpus), visible_gpus=gpus)
+    job = executor.submit(execute, str(run_dir), content["attempt"], chosen)
+    print(f"{content['run']}: attempt {content['attempt']} on {', '.join(chosen)}", flush=True)
+    return Started(path, content, chosen, job._process)
+
+
+def _settle(runs_dir: Path, job: Started) -> None:
+    """Once the job has claimed its attempt, or died before it could, the ticket is done with."""
+    attempt = runs_dir / job.content["run"] / "attempts" / str(job.content["attempt"])
+    if (attempt / "handle.json").exists():
+        job.path.unlink(missing_ok=True)
+    elif job.ended() and job.path.exists():
+        tail = "".join(sorted(p.read_text()[-500:] for p in attempt.glob("*_log.err")))
+        write_json(
+            attempt / "error.json", {"message": f"the job died as it started: {tail.strip()}"}
+        )
+        job.path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))

@@ -1,0 +1,86 @@
+"""The slots of this machine: one a GPU, or one on a machine without. A slot is a locked file.
+
+The lock is held by the job's own process, so it is free the moment the job is gone, however it
+went; and the folder belongs to the machine, so projects beside each other share the GPUs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from carectl.errors import ENVIRONMENT, CommandError
+
+
+def names(devices: str | None = None) -> list[str]:
+    """The slots that may be used: GPUs within CUDA_VISIBLE_DEVICES and `devices`, else the CPU.
+
+    Raises:
+        CommandError: `devices` names a GPU that is not there.
+    """
+    gpus = _gpus()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        wanted = [part.strip() for part in visible.split(",") if part.strip()]
+        gpus = [gpu for gpu in gpus if gpu in wanted]
+    if devices:
+        asked = [part.strip() for part in devices.split(",") if part.strip()]
+        missing = [gpu for gpu in asked if gpu not in gpus]
+        if missing:
+            there = ", ".join(gpus) or "none"
+            raise CommandError(
+                f"--devices {devices}: GPU {', '.join(missing)} is not here (there are: {there})",
+                ENVIRONMENT,
+            )
+        gpus = asked
+    return [f"gpu-{gpu}" for gpu in gpus] or ["cpu-0"]
+
+
+def folder() -> Path:
+    """Where the slots' lock files lie; CARECTL_SLOTS_DIR sets another place."""
+    path = Path(os.environ.get("CARECTL_SLOTS_DIR") or Path(tempfile.gettempdir()) / "carectl-slots")
+    if not path.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o1777)  # other people's jobs take the same GPUs
+    return path
+
+
+def free(slot: str) -> bool:
+    """Whether nobody holds the slot at this moment."""
+    handle = _open(slot)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def take(slot: str) -> int:
+    """Wait for the slot and hold it until the process ends."""
+    handle = _open(slot)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
+
+
+def _open(slot: str) -> int:
+    path = folder() / f"{slot}.lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    if os.fstat(handle).st_uid == os.getuid():
+        os.fchmod(handle, 0o666)
+    return handle
+
+
+def _gpus() -> list[str]:
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True, text=True, timeout=20,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.split() if done.returncode == 0 else []

@@ -1,0 +1,163 @@
+"""A spec or a grid becomes a plan: runs with their dependencies, each new, reused, or to go on.
+
+`--dry-run` prints the plan that submission executes; there is no other path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from care_core import data
+from care_core.spec import PretrainSpec, ProbeSpec
+from carectl import identity, runs
+from carectl.errors import CommandError
+from carectl.identity import Identity
+from carectl.runs import Run
+
+Action = Literal["new", "reused", "running", "retry", "blocked"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One run of a plan. `depends` are ids of runs that must be done first."""
+
+    kind: Literal["pretrain", "probe"]
+    name: str
+    identity: Identity
+    spec: PretrainSpec | ProbeSpec
+    yaml: str
+    gpus: int
+    threads: int | None
+    depends: tuple[str, ...] = ()
+    source_run: str | None = None
+    checkpoint: str | None = None
+    labels: dict[str, Any] = dataclasses.field(default_factory=dict)
+    run_id: str = ""
+    action: Action = "new"
+    reason: str = ""
+
+
+class Planner:
+    """Resolves specs against a runs folder. The dataset's files are fingerprinted once."""
+
+    def __init__(self, runs_dir: Path, data_dir: Path) -> None:
+        self.runs_dir, self.data_dir = runs_dir, data_dir
+        self.planned: dict[str, Planned] = {}
+        self._fingerprints: dict[str, str] = {}
+
+    def pretrain(self, spec: PretrainSpec, **labels: Any) -> Planned:
+        """Plan a pretraining; the same question twice is one run."""
+        from carectl.specs import dump
+
+        mark = identity.of_pretrain(spec, self._fingerprint(spec.data.name))
+        return self._add(
+            Planned("pretrain", spec.name, mark, spec, dump(spec), spec.launch.gpus,
+                    spec.launch.threads, labels=labels)
+        )  # fmt: skip
+
+    def probe(
+        self, spec: PretrainSpec, source: Planned | Run | Path, *, epoch: int | None = None,
+        kinds: tuple[str, ...] = ("linear", "knn", "geometry"), **labels: Any,
+    ) -> Planned:  # fmt: skip
+        """Plan an evaluation of a planned or finished run, or of a checkpoint file."""
+        depends: tuple[str, ...] = ()
+        source_run = file = None
+        if isinstance(source, Planned):
+            origin, source_run, depends = source.identity.sha256, source.run_id, (source.run_id,)
+        elif isinstance(source, Run):
+            origin, source_run = source.record["sha256"], source.id
+        else:
+            file = str(source.resolve())
+            origin = hashlib.sha256(source.read_bytes()).hexdigest()
+        order = [kind for kind in ("linear", "knn", "geometry") if kind in kinds]
+        probe_spec = ProbeSpec.model_validate(
+            {
+                "name": f"{spec.name}-s{spec.seed}",
+                "source": origin,
+                "epoch": epoch,
+                "kinds": order,
+                "data": spec.data.model_dump(),
+                "augment": spec.augment.model_dump(),
+                "probe": spec.probe.model_dump(),
+            }
+        )
+        mark = identity.of_probe(probe_spec, self._fingerprint(spec.data.name))
+        from carectl.specs import dump
+
+        return self._add(
+            Planned("probe", probe_spec.name, mark, probe_spec, dump(probe_spec), spec.launch.gpus,
+                    spec.launch.threads, depends, source_run, file, labels)
+        )  # fmt: skip
+
+    def refresh(self) -> list[Planned]:
+        """The plan in order, each run judged by the state of its folder now."""
+        judged: dict[str, Planned] = {}
+        for key, run in self.planned.items():
+            judged[key] = self._judge(run)
+        self.planned = judged
+        return list(judged.values())
+
+    def _add(self, run: Planned) -> Planned:
+        present = self.planned.get(run.identity.sha256)
+        if present:
+            return present
+        found = runs.by_hash(self.runs_dir, run.identity.sha256)
+        run = dataclasses.replace(run, run_id=found.id if found else run.identity.run_id)
+        self.planned[run.identity.sha256] = self._judge(run)
+        return self.planned[run.identity.sha256]
+
+    def _judge(self, run: Planned) -> Planned:
+        state, reason = runs.status(Run(self.runs_dir / run.run_id))
+        action: Action = "new"
+        if state == "done":
+            action, reason = "reused", "done before"
+        elif state in ("queued", "running", "stale"):
+            action, reason = "running", reason or state
+        elif state != "new":
+            action, reason = "retry", f"was {state}: {reason}" if reason else f"was {state}"
+        elif not reason:
+            reason = self._difference(run)
+        return dataclasses.replace(run, action=action, reason=reason)
+
+    def _difference(self, run: Planned) -> str:
+        """For a new run beside one of the same name: the fields that differ."""
+        from carectl.tracking import flatten
+
+        mine = flatten(run.identity.fields)
+        nearest: list[str] | None = None
+        for other in self.runs_dir.glob(f"{run.identity.run_id[:-identity.SHOWN]}*"):
+            theirs = flatten(Run(other).record.get("identity", {}))
+            differ = [
+                f"{key.removeprefix('spec.')}: {theirs.get(key)} → {mine.get(key)}"
+                for key in sorted(mine.keys() | theirs.keys())
+                if mine.get(key) != theirs.get(key)
+            ]
+            if theirs and (nearest is None or len(differ) < len(nearest)):
+                nearest = differ
+        return "; ".join(nearest[:4]) if nearest else ""
+
+    def _fingerprint(self, name: str) -> str:
+        if name not in self._fingerprints:
+            cache = self.runs_dir / ".cache" / "fingerprints.json"
+            self._fingerprints[name] = data.fingerprint(name, self.data_dir, cache)
+        return self._fingerprints[name]
+
+
+def source_of(runs_dir: Path, text: str) -> tuple[PretrainSpec, Run | Path]:
+    """What `carectl eval RUN|CHECKPOINT` names: a pretraining and where its weights lie.
+
+    Raises:
+        CommandError: no such run, or not a pretraining.
+    """
+    path = Path(text)
+    if path.suffix == ".pt" and path.exists():
+        from care_core import checkpoint  # torch is loaded for a file from outside alone
+
+        return PretrainSpec.model_validate_json(checkpoint.read(path)["spec"]), path
+    run = runs.find(runs_dir, text)
+    if run.record.get("kind") != "pretrain":
+        raise CommandError(f"{run.id} is not a pretraining, so there is no encoder to probe")
+    return PretrainSpec.model_validate(run.record["spec"]), run

@@ -1,0 +1,152 @@
+"""The run folder: create it, read it, derive its state. A state is never stored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from care_core.files import read_json, write_bytes, write_json
+from carectl import processes
+from carectl.errors import CommandError
+from carectl.identity import SHOWN, Identity
+
+State = Literal[
+    "new", "queued", "running", "stale", "done", "failed", "cancelled", "blocked", "lost"
+]
+STALE_AFTER_S = 600
+
+
+class Run(NamedTuple):
+    """A run folder and what can be read from it."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """spec.json: kind, name, sha256, identity, spec."""
+        return dict(read_json(self.path / "spec.json") or {})
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """job.json: where data lies, threads, tracking, dependencies. Changes no result."""
+        return dict(read_json(self.path / "job.json") or {})
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        found = read_json(self.path / "result.json")
+        return dict(found) if found else None
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        return dict(read_json(self.path / "progress.json") or {})
+
+    @property
+    def attempts(self) -> list[Path]:
+        folder = self.path / "attempts"
+        if not folder.is_dir():
+            return []
+        return sorted((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+
+    def new_attempt(self) -> Path:
+        """The folder of the next attempt, made."""
+        number = int(self.attempts[-1].name) + 1 if self.attempts else 1
+        path = self.path / "attempts" / str(number)
+        path.mkdir(parents=True)
+        return path
+
+
+class Status(NamedTuple):
+    """A derived state, and why."""
+
+    state: State
+    reason: str = ""
+
+
+def create(runs_dir: Path, identity: Identity, record: dict[str, Any], yaml: str) -> Run:
+    """Make the folder of a run, or find it under whatever name it has."""
+    found = by_hash(runs_dir, identity.sha256)
+    if found:
+        return found
+    run = Run(runs_dir / identity.run_id)
+    run.path.mkdir(parents=True, exist_ok=True, mode=0o755)
+    write_bytes(run.path / "spec.yaml", yaml.encode())
+    write_json(
+        run.path / "spec.json", {"sha256": identity.sha256, "identity": identity.fields, **record}
+    )
+    return run
+
+
+def by_hash(runs_dir: Path, sha256: str) -> Run | None:
+    """The run of a hash, whatever it is called."""
+    for path in runs_dir.glob(f"*-{sha256[:SHOWN]}"):
+        if (read_json(path / "spec.json") or {}).get("sha256") == sha256:
+            return Run(path)
+    return None
+
+
+def listing(runs_dir: Path) -> Iterator[Run]:
+    """Every run of the folder."""
+    if runs_dir.is_dir():
+        for path in sorted(runs_dir.iterdir()):
+            if not path.name.startswith(".") and (path / "spec.json").exists():
+                yield Run(path)
+
+
+def find(runs_dir: Path, text: str) -> Run:
+    """A run by id, by a unique prefix of its id or of its hash, or by name.
+
+    Raises:
+        CommandError: none or several fit; says which.
+    """
+    hits = [
+        run
+        for run in listing(runs_dir)
+        if run.id == text
+        or run.id.startswith(text)
+        or run.id.rsplit("-", 1)[-1].startswith(text)
+        or run.record.get("name") == text
+    ]
+    exact = [run for run in hits if run.id == text]
+    hits = exact or hits
+    if len(hits) == 1:
+        return hits[0]
+    if not hits:
+        raise CommandError(f"no run '{text}' in {runs_dir}; `carectl status` lists what is there")
+    names = ", ".join(run.id for run in hits[:5])
+    raise CommandError(f"'{text}' fits {len(hits)} runs: {names}; give more of the id")
+
+
+def status(run: Run) -> Status:
+    """Derive the state: a result → done; else what the newest attempt's files and process say."""
+    if (run.path / "result.json").exists():
+        return Status("done")
+    attempts = run.attempts
+    if not attempts:
+        return Status("new")
+    newest = attempts[-1]
+    for name, state in (("cancelled", "cancelled"), ("blocked", "blocked"), ("error", "failed")):
+        note = read_json(newest / f"{name}.json")
+        if note:
+            return Status(state, str(note.get("message", "")))  # type: ignore[arg-type]
+    handle = read_json(newest / "handle.json")
+    if handle is None:
+        if (newest / "ticket.json").exists():
+            return Status("queued", "waiting for a free slot")
+        return Status("lost", "it was never handed to the queue")
+    if not processes.alive(handle):
+        # The job may have finished between the two looks.
+        if (run.path / "result.json").exists():
+            return Status("done")
+        if (newest / "error.json").exists():
+            return status(run)
+        return Status("lost", "the job ended without a word (killed?); the same command resumes it")
+    beat = run.progress.get("heartbeat")
+    if beat and time.time() - max(beat, handle.get("since", 0)) > STALE_AFTER_S:
+        return Status("stale", f"no heartbeat for {time.time() - beat:.0f} s")
+    return Status("running")

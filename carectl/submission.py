@@ -1,0 +1,110 @@
+"""A plan is executed: folders, MLflow runs and tickets, under one lock so that nothing runs twice."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from care_core.files import read_json, storage_error, write_json
+from carectl import provenance, runs, tracking
+from carectl.backends.base import Backend, Job
+from carectl.errors import ENVIRONMENT, CommandError
+from carectl.plan import Planned, Planner
+from carectl.runs import Run
+
+
+class Place(NamedTuple):
+    """Where runs, data and tracking live."""
+
+    runs_dir: Path
+    data_dir: Path
+    experiment: str
+    tags: dict[str, str]
+    upload: bool = False
+
+    @property
+    def project(self) -> Path:
+        """The folder that holds the runs folder; MLflow's store lies beside it."""
+        return self.runs_dir.resolve().parent
+
+
+def submit(planner: Planner, backend: Backend, place: Place) -> list[Planned]:
+    """Submit what is new or to be retried; returns the plan as it was found under the lock.
+
+    Raises:
+        CommandError: the runs folder is not writable, or MLflow cannot be used.
+    """
+    from filelock import FileLock
+
+    try:
+        place.runs_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place.runs_dir / ".submit.lock")
+        lock.acquire()
+    except OSError as error:
+        raise CommandError(str(storage_error(place.runs_dir / "runs", error)), ENVIRONMENT) from error
+    try:
+        plan = planner.refresh()
+        wanted = [run for run in plan if run.action in ("new", "retry")]
+        if wanted:
+            address = tracking.uri(place.project)
+            experiment_id = tracking.experiment(address, place.experiment, place.project)
+            code = provenance.collect()
+            jobs = [_prepare(run, place, address, experiment_id, code) for run in wanted]
+            backend.submit(jobs)
+        backend.ensure()
+        return plan
+    finally:
+        lock.release()
+
+
+def _prepare(
+    planned: Planned, place: Place, address: str, experiment_id: str, code: dict[str, Any]
+) -> Job:
+    """Make the folder, and once for the run's life its MLflow run and its thread count."""
+    record = {"kind": planned.kind, "name": planned.name, "spec": planned.spec.model_dump(mode="json")}
+    run = runs.create(place.runs_dir, planned.identity, record, planned.yaml)
+    job = run.job
+    if not job:
+        parent = _tracked(place.runs_dir, planned.source_run)
+        run_id = tracking.create_run(
+            address, experiment_id, run.id, record["spec"], _tags(planned, run, place, code), parent
+        )
+        job = {
+            "threads": planned.threads or len(os.sched_getaffinity(0)),
+            "tracking": {"uri": address, "experiment_id": experiment_id, "run_id": run_id},
+            "source_run": planned.source_run,
+            "checkpoint": planned.checkpoint,
+        }
+        write_json(run.path / "code.json", code)
+    write_json(
+        run.path / "job.json",
+        {**job, "data_dir": str(place.data_dir.resolve()), "upload": place.upload},
+    )
+    return Job(run, planned.depends, planned.gpus)
+
+
+def _tracked(runs_dir: Path, run_id: str | None) -> str | None:
+    """The MLflow run of a run folder, to be the parent of its probes."""
+    if run_id is None:
+        return None
+    job = read_json(runs_dir / run_id / "job.json") or {}
+    return (job.get("tracking") or {}).get("run_id")
+
+
+def _tags(planned: Planned, run: Run, place: Place, code: dict[str, Any]) -> dict[str, str]:
+    spec = planned.spec.model_dump(mode="json")
+    method = (spec.get("method") or {}).get("name")
+    if method and spec["equivariance"]["weight"] > 0:
+        method = f"care-{method}"
+    tags = {
+        "run_id": run.id,
+        "spec_hash": planned.identity.sha256,
+        "git_commit": code["commit"] or "",
+        "kind": planned.kind,
+        "dataset": spec["data"]["name"],
+        "method": method or planned.name,
+        "seed": str(spec.get("seed", planned.labels.get("seed", ""))),
+        "user": os.environ.get("USER", ""),
+    }
+    return {**tags, **place.tags}
