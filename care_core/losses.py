@@ -38,7 +38,7 @@ def info_nce(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
 
 
 def equivariance(z1: Tensor, z2: Tensor, splits: int) -> Tensor:
-    """CARE's L_equi at the official scale: (2/B) Σ_s ‖Z1ₛ Z1ₛᵀ − Z2ₛ Z2ₛᵀ‖²_F (paper, eq. 3, Alg. 1).
+    """CARE's L_equi at the official scale: (2/B) Σ_s ‖Z1ₛ Z1ₛᵀ − Z2ₛ Z2ₛᵀ‖²_F (paper, Alg. 1).
 
     Rows of one split are consecutive and share a pair of augmentations. The value is 2(b − 1)
     times the mean over the off-diagonal pairs of a split of b rows. With D = Z1 − Z2 and

@@ -81,4 +81,4 @@ def build(spec: Model, seed_source: torch.Generator) -> Encoder:
     """A freshly initialised encoder whose weights depend on the generator alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_source.initial_seed())
-        return Encoder(spec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Encoder(spec).to(memory_format=torch.channels_last)

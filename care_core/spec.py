@@ -56,7 +56,9 @@ class Augment(Section):
             if low > high:
                 raise ValueError(f"{key}: the lower end {low} is above the upper end {high}")
         if self.crop_scale[1] > 1:
-            raise ValueError(f"crop_scale: a crop cannot exceed the image ({self.crop_scale[1]} > 1)")
+            raise ValueError(
+                f"crop_scale: a crop cannot exceed the image ({self.crop_scale[1]} > 1)"
+            )
         if self.blur_kernel % 2 == 0:
             raise ValueError(f"blur_kernel: must be odd, not {self.blur_kernel}")
         return self
@@ -87,10 +89,12 @@ class Method(Section):
 
 
 class Equivariance(Section):
-    """CARE's term: one pair of augmentations a split (paper, Algorithm 1). Weight 0 leaves it out."""
+    """CARE's term: one pair of augmentations a split (paper, Algorithm 1). Weight 0: left out."""
 
     weight: NonNegative = 0.0
-    splits: int = Field(16, ge=1, description="pairs of augmentations a step, over the global batch")
+    splits: int = Field(
+        16, ge=1, description="pairs of augmentations a step, over the global batch"
+    )
     batch: int | None = Field(
         None, ge=1, description="images of the global batch that feed the term; default: all"
     )
@@ -172,7 +176,7 @@ class KnnProbe(Section):
 
 
 class GeometryProbe(Section):
-    """γ_f and the Wahba error over `augmentations` draws, each applied to all of `images` images."""
+    """γ_f and the Wahba error over `augmentations` draws, each acting on all `images` images."""
 
     augmentations: int = Field(20, ge=1)
     images: int = Field(2000, ge=2)
@@ -193,7 +197,9 @@ class Launch(Section):
     """Where a job runs. Changes no result, so it is not part of the identity."""
 
     gpus: int = Field(1, ge=0, description="GPUs a job; ignored where the machine has none")
-    threads: int | None = Field(None, ge=1, description="CPU threads a job; default: the slot's share")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads a job; default: the slot's share"
+    )
 
 
 class PretrainSpec(Section):
@@ -237,7 +243,9 @@ class PretrainSpec(Section):
         if term.weight > 0:
             fed = term.batch or batch
             if fed > batch:
-                found.append(f"equivariance.batch: {fed} is larger than training.batch_size {batch}")
+                found.append(
+                    f"equivariance.batch: {fed} is larger than training.batch_size {batch}"
+                )
             if fed % term.splits:
                 found.append(
                     f"equivariance.splits: {term.splits} splits do not divide the {fed} images "
@@ -288,7 +296,9 @@ class ProbeSpec(Section):
     """One evaluation: which encoder, of which epoch, measured how."""
 
     name: str
-    source: str = Field(description="sha256 of the pretrain run's identity, or of a checkpoint file")
+    source: str = Field(
+        description="sha256 of the pretrain run's identity, or of a checkpoint file"
+    )
     epoch: int | None = Field(None, ge=0, description="default: the last")
     kinds: tuple[Literal["linear", "knn", "geometry"], ...] = ("linear", "knn", "geometry")
     data: Data

@@ -145,5 +145,7 @@ def last_words(attempt: Path) -> str:
     note = read_json(attempt / "error.json")
     if note:
         return str(note["message"])
-    lines = [line for path in sorted(attempt.glob("*_log.*")) for line in path.read_text().splitlines()]
+    lines = [
+        line for path in sorted(attempt.glob("*_log.*")) for line in path.read_text().splitlines()
+    ]
     return lines[-1] if lines else ""

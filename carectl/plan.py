@@ -128,7 +128,7 @@ class Planner:
 
         mine = flatten(run.identity.fields)
         nearest: list[str] | None = None
-        for other in self.runs_dir.glob(f"{run.identity.run_id[:-identity.SHOWN]}*"):
+        for other in self.runs_dir.glob(f"{run.identity.run_id[: -identity.SHOWN]}*"):
             theirs = flatten(Run(other).record.get("identity", {}))
             differ = [
                 f"{key.removeprefix('spec.')}: {theirs.get(key)} → {mine.get(key)}"

@@ -1,4 +1,4 @@
-"""A plan is executed: folders, MLflow runs and tickets, under one lock so that nothing runs twice."""
+"""A plan is executed: folders, MLflow runs, tickets; under one lock, so nothing runs twice."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def submit(planner: Planner, backend: Backend, place: Place) -> list[Planned]:
         lock = FileLock(place.runs_dir / ".submit.lock")
         lock.acquire()
     except OSError as error:
-        raise CommandError(str(storage_error(place.runs_dir / "runs", error)), ENVIRONMENT) from error
+        raise CommandError(
+            str(storage_error(place.runs_dir / "runs", error)), ENVIRONMENT
+        ) from error
     try:
         plan = planner.refresh()
         wanted = [run for run in plan if run.action in ("new", "retry")]
@@ -62,7 +64,11 @@ def _prepare(
     planned: Planned, place: Place, address: str, experiment_id: str, code: dict[str, Any]
 ) -> Job:
     """Make the folder, and once for the run's life its MLflow run and its thread count."""
-    record = {"kind": planned.kind, "name": planned.name, "spec": planned.spec.model_dump(mode="json")}
+    record: dict[str, Any] = {
+        "kind": planned.kind,
+        "name": planned.name,
+        "spec": planned.spec.model_dump(mode="json"),
+    }
     run = runs.create(place.runs_dir, planned.identity, record, planned.yaml)
     job = run.job
     if not job:

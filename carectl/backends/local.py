@@ -74,7 +74,9 @@ class LocalBackend:
         running = bool(handle) and processes.alive(handle)
         if not waiting and not running:
             return False
-        write_json(newest / "cancelled.json", {"message": "cancelled by carectl", "at": time.time()})
+        write_json(
+            newest / "cancelled.json", {"message": "cancelled by carectl", "at": time.time()}
+        )
         for path in waiting:
             path.unlink(missing_ok=True)
         if running and processes.signal_group(handle, signal.SIGTERM):

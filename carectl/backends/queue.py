@@ -27,7 +27,9 @@ POLL_S = 0.2
 class Started:
     """A job that this process started, until it has claimed its attempt or died."""
 
-    def __init__(self, path: Path, content: dict[str, Any], chosen: list[str], process: Any) -> None:
+    def __init__(
+        self, path: Path, content: dict[str, Any], chosen: list[str], process: Any
+    ) -> None:
         self.path, self.content, self.slots, self.process = path, content, chosen, process
 
     def ended(self) -> bool:

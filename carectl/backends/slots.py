@@ -41,7 +41,9 @@ def names(devices: str | None = None) -> list[str]:
 
 def folder() -> Path:
     """Where the slots' lock files lie; CARECTL_SLOTS_DIR sets another place."""
-    path = Path(os.environ.get("CARECTL_SLOTS_DIR") or Path(tempfile.gettempdir()) / "carectl-slots")
+    path = Path(
+        os.environ.get("CARECTL_SLOTS_DIR") or Path(tempfile.gettempdir()) / "carectl-slots"
+    )
     if not path.is_dir():
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o1777)  # other people's jobs take the same GPUs

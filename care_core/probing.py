@@ -61,7 +61,9 @@ def probe(
     measures = [_measure(spec, encoder, *split, say) for split in splits]
     result = {
         "kind": "probe",
-        "measured_on": f"{spec.probe.folds} folds of the training set" if spec.probe.folds else "test",
+        "measured_on": f"{spec.probe.folds} folds of the training set"
+        if spec.probe.folds
+        else "test",
         "images": sum(len(held_out) for _, held_out in splits),
         **_average(measures),
     }
@@ -81,7 +83,7 @@ def load_encoder(path: Path, device: torch.device | str = "cpu") -> Encoder:
     encoder = Encoder(spec.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     encoder.load_state_dict(state["model"])
     encoder.eval()
-    return encoder  # type: ignore[no-any-return]
+    return encoder
 
 
 def _splits(

@@ -1,0 +1,34 @@
+"""What every dataset becomes: uint8 images in memory, with their labels."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """(N, 3, H, W) uint8 images, (N,) int64 labels (-1: none), and hues in turns where known."""
+
+    images: Tensor
+    labels: Tensor
+    hues: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, index: Tensor) -> ImageSet:
+        """The images at some positions, in that order."""
+        hues = None if self.hues is None else self.hues[index]
+        return ImageSet(self.images[index], self.labels[index], hues)
+
+
+def resized(images: Tensor, size: int, chunk: int = 4096) -> Tensor:
+    """(N, 3, H, W) uint8 → (N, 3, size, size) uint8, bilinear with antialiasing, as torchvision."""
+    if images.shape[-2:] == (size, size):
+        return images.contiguous()
+    parts = [TF.resize(part, [size, size], antialias=True) for part in images.split(chunk)]
+    return torch.cat(parts)

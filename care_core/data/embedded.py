@@ -1,0 +1,33 @@
+"""Where the embedded digits come from: a file inside scikit-learn, read without importing it."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from care_core.errors import DataError
+
+#: Raised when the construction of the images from this source changes (care_core.data.digits).
+VERSION = 1
+
+
+def source() -> bytes:
+    """The decompressed CSV inside scikit-learn: 64 intensities of 0 to 16 and a digit a line.
+
+    scikit-learn itself is not imported, which would take a second.
+    """
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise DataError("digits: scikit-learn is not installed; pip install scikit-learn")
+    path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (OSError, EOFError) as error:
+        raise DataError(f"digits: {path} cannot be read; reinstall scikit-learn") from error
+
+
+def fingerprint() -> str:
+    """sha256 of what the images are made from."""
+    return hashlib.sha256(source() + f"/{VERSION}".encode()).hexdigest()

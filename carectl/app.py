@@ -1,0 +1,370 @@
+"""The `carectl` command line: one short function a command; it parses, calls and prints.
+
+Nothing heavy is imported here: `carectl --help` must come in a blink.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Train, probe and compare equivariant contrastive models, here or on a cluster.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+spec_app = typer.Typer(help="Look at specs: check, show, schema, diff.", no_args_is_help=True)
+data_app = typer.Typer(help="Look after datasets: list, prepare, verify.", no_args_is_help=True)
+app.add_typer(spec_app, name="spec")
+app.add_typer(data_app, name="data")
+
+SpecArg = Annotated[str, typer.Argument(help="A YAML file, or a shipped name: cifar10/care-simclr")]
+Override = Annotated[
+    list[str] | None, typer.Option("-o", "--override", help="key=value over the spec; repeatable")
+]
+Backend = Annotated[str, typer.Option(help="local")]
+Gpus = Annotated[int | None, typer.Option(help="GPUs a job", min=0)]
+Devices = Annotated[str | None, typer.Option(help="GPUs that may be used, such as 0,1")]
+Detach = Annotated[bool, typer.Option("--detach", help="Submit and return at once")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, submit nothing")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout")]
+RunsDir = Annotated[Path, typer.Option(help="Folder of the runs")]
+DataDir = Annotated[Path, typer.Option(help="Folder of the datasets")]
+Experiment = Annotated[str, typer.Option(help="MLflow experiment")]
+Tag = Annotated[list[str] | None, typer.Option(help="key=value for MLflow; repeatable")]
+Upload = Annotated[bool, typer.Option("--upload", help="Store the final checkpoint in MLflow")]
+RUNS, DATA = Path("runs"), Path("data")
+
+
+@app.command()
+def pretrain(
+    spec: SpecArg,
+    override: Override = None,
+    backend: Backend = "local",
+    gpus: Gpus = None,
+    devices: Devices = None,
+    detach: Detach = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    runs_dir: RunsDir = RUNS,
+    data_dir: DataDir = DATA,
+    experiment: Experiment = "care",
+    tag: Tag = None,
+    upload: Upload = False,
+) -> None:
+    """Train a spec; an interrupted run goes on from its checkpoint, a done one is reused.
+
+    Example: carectl pretrain cifar10/care-simclr -o seed=1
+    """
+    from carectl import specs
+    from carectl.console.output import Output
+    from carectl.flow import Options, carry_out, report_runs
+    from carectl.plan import Planner
+
+    options = Options(backend, gpus, devices, detach, dry_run, json, runs_dir, data_dir,
+                      experiment, tuple(tag or ()), upload)  # fmt: skip
+    output = Output(json)
+    loaded = specs.load(specs.find(spec), [*(override or []), *options.settings()])
+    planner = Planner(runs_dir, data_dir)
+    planner.pretrain(loaded)
+    outcome = carry_out(planner, options, output, "pretrain")
+    report_runs(outcome, options, output, "pretrain")
+    raise typer.Exit(outcome.code)
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run's id, prefix or name, or a checkpoint file")],
+    epoch: Annotated[int | None, typer.Option(help="Epoch to probe; default: the last")] = None,
+    probe: Annotated[
+        list[str] | None, typer.Option(help="linear, knn or geometry; repeatable; default: all")
+    ] = None,
+    override: Override = None,
+    backend: Backend = "local",
+    gpus: Gpus = None,
+    devices: Devices = None,
+    detach: Detach = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    runs_dir: RunsDir = RUNS,
+    data_dir: DataDir = DATA,
+    experiment: Experiment = "care",
+    tag: Tag = None,
+) -> None:
+    """Measure a trained encoder: linear probe, kNN, hue regression, geometry.
+
+    Example: carectl eval digits-care-simclr --probe linear --probe knn
+    """
+    from carectl import specs
+    from carectl.console.output import Output
+    from carectl.errors import CommandError
+    from carectl.flow import Options, carry_out, report_runs
+    from carectl.plan import Planner, source_of
+
+    options = Options(backend, gpus, devices, detach, dry_run, json, runs_dir, data_dir,
+                      experiment, tuple(tag or ()))  # fmt: skip
+    output = Output(json)
+    known = ("linear", "knn", "geometry")
+    for kind in probe or ():
+        if kind not in known:
+            raise CommandError(f"--probe {kind}: must be one of {', '.join(known)}")
+    loaded, source = source_of(runs_dir, run)
+    loaded = specs.override(loaded, [*(override or []), *options.settings()])
+    planner = Planner(runs_dir, data_dir)
+    planner.probe(loaded, source, epoch=epoch, kinds=tuple(probe or known))
+    outcome = carry_out(planner, options, output, "eval")
+    report_runs(outcome, options, output, "eval")
+    raise typer.Exit(outcome.code)
+
+
+@app.command()
+def reproduce(
+    target: Annotated[str, typer.Argument(help="table1")],
+    profile: Annotated[str, typer.Option(help="digits, smoke or paper")] = "paper",
+    only: Annotated[list[str] | None, typer.Option(help="Rows or datasets to keep")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Pretraining seeds, such as 0,1,2")] = None,
+    backend: Backend = "local",
+    gpus: Gpus = None,
+    devices: Devices = None,
+    detach: Detach = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    runs_dir: RunsDir = RUNS,
+    data_dir: DataDir = DATA,
+    experiment: Experiment = "care",
+    tag: Tag = None,
+) -> None:
+    """Reproduce a table of the paper: pretrain, probe, and compare.
+
+    Example: carectl reproduce table1 --profile digits --seeds 0,1,2
+    """
+    from carectl.console.output import Output
+    from carectl.flow import Options
+    from carectl.reproduce import reproduce as run
+
+    options = Options(backend, gpus, devices, detach, dry_run, json, runs_dir, data_dir,
+                      experiment, tuple(tag or ()))  # fmt: skip
+    raise typer.Exit(run(target, profile, tuple(only or ()), seeds, options, Output(json)))
+
+
+@app.command()
+def report(
+    target: Annotated[str, typer.Argument(help="table1")],
+    profile: Annotated[str, typer.Option(help="digits, smoke or paper")] = "paper",
+    only: Annotated[list[str] | None, typer.Option(help="Rows or datasets to keep")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Pretraining seeds, such as 0,1,2")] = None,
+    json: Json = False,
+    runs_dir: RunsDir = RUNS,
+    data_dir: DataDir = DATA,
+) -> None:
+    """Rebuild a table from the runs that are done, without training.
+
+    Example: carectl report table1 --profile digits
+    """
+    from carectl.console.output import Output
+    from carectl.flow import Options
+    from carectl.reproduce import report as rebuild
+
+    options = Options(as_json=json, runs_dir=runs_dir, data_dir=data_dir)
+    raise typer.Exit(rebuild(target, profile, tuple(only or ()), seeds, options, Output(json)))
+
+
+@app.command()
+def status(
+    run: Annotated[str | None, typer.Argument(help="A run's id, prefix or name")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C")] = False,
+    state: Annotated[list[str] | None, typer.Option(help="Only runs in this state")] = None,
+    json: Json = False,
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Show the runs and their states, or everything about one run.
+
+    Example: carectl status --state running
+    """
+    from carectl.console.output import Output
+    from carectl.console.status import show
+
+    show(runs_dir, run, tuple(state or ()), watch, Output(json))
+
+
+@app.command()
+def logs(
+    run: Annotated[str, typer.Argument(help="A run's id, prefix or name")],
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as lines come")] = False,
+    rank: Annotated[int, typer.Option(help="Rank", min=0)] = 0,
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Print what a run's newest job wrote.
+
+    Example: carectl logs digits-simclr -f
+    """
+    from carectl import runs
+    from carectl.console.logs import show
+
+    show(runs.find(runs_dir, run), follow, rank)
+
+
+@app.command()
+def cancel(
+    run: Annotated[list[str], typer.Argument(help="Runs: id, prefix or name")],
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Stop queued or running jobs; what they have learnt stays in their checkpoints.
+
+    Example: carectl cancel digits-simclr
+    """
+    from carectl import runs
+    from carectl.backends.local import LocalBackend
+
+    backend = LocalBackend(runs_dir)
+    for found in [runs.find(runs_dir, text) for text in run]:
+        word = "cancelled" if backend.cancel(found) else f"was {runs.status(found).state}"
+        typer.echo(f"{found.id}: {word}")
+    typer.echo("Next: the command that submitted a run takes it up again where it stopped")
+
+
+@app.command()
+def bench(
+    spec: SpecArg = "cifar10/care-simclr",
+    batch_size: Annotated[int, typer.Option(help="Images a step", min=2)] = 64,
+    backbone: Annotated[str, typer.Option(help="Backbone to time")] = "resnet18",
+    repeats: Annotated[int, typer.Option(help="Steps of each kind", min=1)] = 5,
+    json: Json = False,
+) -> None:
+    """Time a whole training step against the same forwards and backward on ready-made tensors.
+
+    Example: carectl bench cifar10/care-simclr --batch-size 64
+    """
+    from carectl import specs
+    from carectl.console.output import Output
+
+    loaded = specs.load(
+        specs.find(spec),
+        [f"training.batch_size={batch_size}", f"model.backbone={backbone}", "model.width=null"],
+    )
+    from care_core.bench import measure
+
+    output = Output(json)
+    found = measure(loaded, repeats)
+    for key, value in found.items():
+        output.result(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+    output.emit("bench", **found)
+
+
+@spec_app.command("check")
+def spec_check(spec: SpecArg, override: Override = None, json: Json = False) -> None:
+    """Say every mistake in a spec at once, with its place.
+
+    Example: carectl spec check my.yaml
+    """
+    from carectl import specs
+    from carectl.console.output import Output
+
+    path = specs.find(spec)
+    loaded = specs.load(path, override or [])
+    output = Output(json)
+    output.result(f"{path}: good")
+    output.emit("spec check", spec=loaded.name, good=True)
+    output.next(f"carectl pretrain {spec} --dry-run")
+
+
+@spec_app.command("show")
+def spec_show(spec: SpecArg, override: Override = None, json: Json = False) -> None:
+    """Print the resolved spec, every default spelled out.
+
+    Example: carectl spec show cifar10/care-simclr
+    """
+    from carectl import specs
+    from carectl.console.output import Output
+
+    loaded = specs.load(specs.find(spec), override or [])
+    if not json:
+        typer.echo(specs.dump(loaded), nl=False)
+    Output(json).emit("spec show", spec=loaded.model_dump(mode="json"))
+
+
+@spec_app.command("schema")
+def spec_schema() -> None:
+    """Print the JSON schema of a spec, for editors.
+
+    Example: carectl spec schema > care.schema.json
+    """
+    import json
+
+    from carectl import specs
+
+    typer.echo(json.dumps(specs.schema(), indent=1))
+
+
+@spec_app.command("diff")
+def spec_diff(
+    one: Annotated[str, typer.Argument(help="A spec or a run")],
+    other: Annotated[str, typer.Argument(help="A spec or a run")],
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Print the settings in which two specs or runs differ.
+
+    Example: carectl spec diff cifar10/simclr cifar10/care-simclr
+    """
+    from carectl.console.diff import show
+
+    show(one, other, runs_dir)
+
+
+@data_app.command("list")
+def data_list(data_dir: DataDir = DATA, json: Json = False) -> None:
+    """Say which datasets are there, and where.
+
+    Example: carectl data list
+    """
+    from carectl.console.datasets import listing
+    from carectl.console.output import Output
+
+    listing(data_dir, Output(json))
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="cifar10, cifar100 or stl10")],
+    data_dir: DataDir = DATA,
+) -> None:
+    """Download a dataset and verify its checksums.
+
+    Example: carectl data prepare cifar10
+    """
+    from carectl.console.datasets import prepare
+
+    prepare(name, data_dir)
+
+
+@data_app.command("verify")
+def data_verify(
+    name: Annotated[str, typer.Argument(help="A dataset's name")], data_dir: DataDir = DATA
+) -> None:
+    """Check the files of a dataset against their checksums.
+
+    Example: carectl data verify cifar10
+    """
+    from carectl.console.datasets import verify
+
+    verify(name, data_dir)
+
+
+def main() -> None:
+    """Run the command line: an error a person can act on is a sentence, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except Exception as error:
+        from carectl.console.errors import explain
+
+        code = explain(error)
+        if code is None:
+            raise
+        sys.exit(code)
+    except KeyboardInterrupt:
+        sys.exit(130)

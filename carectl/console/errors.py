@@ -1,0 +1,30 @@
+"""Errors as sentences on stderr, each with its exit code."""
+
+from __future__ import annotations
+
+import sys
+
+from care_core.errors import CareError, SpecError
+from care_core.files import storage_error
+from carectl.errors import ENVIRONMENT, USAGE, CommandError
+
+
+def explain(error: Exception) -> int | None:
+    """Print a foreseen error and return its exit code; None for what is a defect of ours."""
+    from pathlib import Path
+
+    from carectl.specs import SpecFileError
+
+    if isinstance(error, SpecFileError):
+        code = USAGE
+    elif isinstance(error, CommandError):
+        code = error.code
+    elif isinstance(error, CareError):
+        code = USAGE if isinstance(error, SpecError) else ENVIRONMENT
+    elif isinstance(error, OSError) and error.filename:
+        error, code = storage_error(Path(str(error.filename)), error), ENVIRONMENT
+    else:
+        return None
+    lead = "" if isinstance(error, SpecFileError) else "error: "
+    print(f"{lead}{error}", file=sys.stderr)
+    return code

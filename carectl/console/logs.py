@@ -1,0 +1,32 @@
+"""`carectl logs`: what the newest job of a run wrote."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from carectl import runs
+from carectl.errors import CommandError
+from carectl.runs import Run
+
+
+def show(run: Run, follow: bool, rank: int) -> None:
+    """Print the output and errors of one rank; with `follow`, go on until the job ends.
+
+    Raises:
+        CommandError: the run has not started.
+    """
+    if not run.attempts:
+        raise CommandError(f"{run.id} has not been submitted")
+    seen: dict[str, int] = {}
+    while True:
+        ended = runs.status(run).state not in ("running", "queued")
+        for path in sorted(run.attempts[-1].glob(f"*_{rank}_log.*")):
+            with path.open("rb") as file:
+                file.seek(seen.get(path.name, 0))
+                sys.stdout.write(file.read().decode(errors="replace"))
+                seen[path.name] = file.tell()
+        sys.stdout.flush()
+        if ended or not follow:
+            return
+        time.sleep(0.5)

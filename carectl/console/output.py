@@ -1,0 +1,37 @@
+"""Where words go: results to stdout, progress to stderr, and with --json one object on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+
+VERSION = 1
+
+
+class Output:
+    """The two streams of a command, and whether a machine reads stdout."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.out = Console(stderr=as_json, highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+    def result(self, renderable: Any) -> None:
+        """A result for people."""
+        self.out.print(renderable)
+
+    def note(self, text: str) -> None:
+        """A word on what happens, which is no result."""
+        self.err.print(text, markup=False)
+
+    def next(self, text: str) -> None:
+        """The one next step that ends a command."""
+        (self.err if self.as_json else self.out).print(f"Next: {text}", markup=False)
+
+    def emit(self, command: str, **fields: Any) -> None:
+        """The command's JSON object, if one was asked for."""
+        if self.as_json:
+            print(json.dumps({"version": VERSION, "command": command, **fields}, default=str))

@@ -1,0 +1,55 @@
+"""`carectl status`: the states as they are now, once or until Ctrl-C."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import get_args
+
+from rich.live import Live
+
+from carectl import runs
+from carectl.console import tables
+from carectl.console.output import Output
+from carectl.errors import CommandError
+from carectl.runs import Run, State, Status
+
+
+def show(
+    runs_dir: Path, name: str | None, states: tuple[str, ...], watch: bool, output: Output
+) -> None:
+    """Print one run's details or the table of all."""
+    for state in states:
+        if state not in get_args(State):
+            raise CommandError(f"--state {state}: must be one of {', '.join(get_args(State))}")
+    if name:
+        run = runs.find(runs_dir, name)
+        output.result(tables.detail(run))
+        output.emit("status", as_of=time.time(), runs=[tables.status_values(run, runs.status(run))])
+        output.next(f"carectl logs {run.id}" if run.attempts else "carectl status")
+        return
+    rows = _rows(runs_dir, states)
+    if watch and output.out.is_terminal:
+        _watch(runs_dir, states, output)
+        return
+    if rows:
+        output.result(tables.status_table(rows))
+    else:
+        output.result(f"no runs in {runs_dir}" if not states else "no run in that state")
+    output.emit("status", as_of=time.time(), runs=[tables.status_values(*row) for row in rows])
+    output.next("carectl status RUN shows one" if rows else "carectl pretrain digits/care-simclr")
+
+
+def _watch(runs_dir: Path, states: tuple[str, ...], output: Output) -> None:
+    try:
+        with Live(console=output.out, auto_refresh=False) as live:
+            while True:
+                live.update(tables.status_table(_rows(runs_dir, states)), refresh=True)
+                time.sleep(1)
+    except KeyboardInterrupt:
+        return
+
+
+def _rows(runs_dir: Path, states: tuple[str, ...]) -> list[tuple[Run, Status]]:
+    rows = [(run, runs.status(run)) for run in runs.listing(runs_dir)]
+    return [row for row in rows if not states or row[1].state in states]

@@ -1,0 +1,154 @@
+"""Plans and states as tables for people, and the same as plain values for --json."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from carectl import runs, tracking
+from carectl.plan import Planned
+from carectl.runs import Run, Status
+
+_STYLES = {
+    "done": "green", "reused": "green", "running": "cyan", "queued": "blue", "new": "blue",
+    "retry": "yellow", "stale": "yellow", "cancelled": "yellow", "failed": "red",
+    "blocked": "red", "lost": "red",
+}  # fmt: skip
+
+
+def plan_table(plan: Sequence[Planned]) -> Table:
+    """Each run of a plan: what will be done with it, why, and what it waits for."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("action", "run", "after", "reason"):
+        table.add_column(column, overflow="fold")
+    for run in plan:
+        after = ", ".join(name.rsplit("-", 1)[-1] for name in run.depends)
+        table.add_row(_state(run.action), Text(run.run_id), after, Text(run.reason))
+    return table
+
+
+def plan_values(plan: Sequence[Planned]) -> list[dict[str, Any]]:
+    return [
+        {
+            "run": run.run_id,
+            "kind": run.kind,
+            "action": run.action,
+            "reason": run.reason,
+            "depends": list(run.depends),
+            "sha256": run.identity.sha256,
+        }
+        for run in plan
+    ]
+
+
+def status_table(rows: Sequence[tuple[Run, Status]]) -> Table:
+    """One line a run: state, how far, how fast, and why."""
+    title = f"as of {time.strftime('%H:%M:%S')}"
+    table = Table(box=None, pad_edge=False, header_style="bold", caption=title)
+    for column in ("run", "state", "progress", "images/s", "left", "note"):
+        table.add_column(column, overflow="fold", justify="left")
+    for run, status in rows:
+        value = progress_values(run) if status.state in ("running", "stale", "lost") else {}
+        table.add_row(
+            Text(run.id), _state(status.state), value.get("at", ""), value.get("speed", ""),
+            value.get("left", ""), Text(status.reason or _headline(run)),
+        )  # fmt: skip
+    return table
+
+
+def status_values(run: Run, status: Status) -> dict[str, Any]:
+    record = run.record
+    job = run.job.get("tracking") or {}
+    return {
+        "run": run.id,
+        "kind": record.get("kind"),
+        "name": record.get("name"),
+        "sha256": record.get("sha256"),
+        "state": status.state,
+        "reason": status.reason,
+        "attempts": len(run.attempts),
+        "progress": run.progress or None,
+        "result": run.result,
+        "mlflow": {"uri": tracking.redact(job["uri"]), "run_id": job["run_id"]} if job else None,
+        "path": str(run.path),
+    }
+
+
+def detail(run: Run) -> Table:
+    """Everything about one run, with where it is tracked."""
+    status = runs.status(run)
+    record, job = run.record, run.job.get("tracking")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("run", Text(run.id))
+    table.add_row("state", _state(status.state))
+    if status.reason:
+        table.add_row("reason", Text(status.reason))
+    table.add_row("kind", f"{record.get('kind')} of {record.get('name')}")
+    for key, value in {**run.progress.get("metrics", {}), **_flat_result(run)}.items():
+        table.add_row(key, Text(_number(value)))
+    if job:
+        table.add_row(
+            "mlflow", Text(tracking.link(job["uri"], job.get("experiment_id", ""), job["run_id"]))
+        )
+    table.add_row("folder", Text(str(run.path)))
+    return table
+
+
+def progress_values(run: Run) -> dict[str, str]:
+    """A running job's progress.json in words: `at`, `speed`, `left`, `terms`."""
+    found = run.progress
+    if not found:
+        return {}
+    values = {"at": f"epoch {found['epoch']}/{found['epochs']}"}
+    if found.get("images_per_s"):
+        values["speed"] = f"{found['images_per_s']:.0f}"
+        values["left"] = duration(found["eta_s"])
+    shown = ("loss", "info_nce", "equivariance", "knn")
+    values["terms"] = "  ".join(
+        f"{key} {found['metrics'][key]:.3g}" for key in shown if key in found["metrics"]
+    )
+    return values
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _headline(run: Run) -> str:
+    result = run.result or {}
+    if "linear" in result:
+        scores = result["linear"]["backbone"]
+        return f"linear probe {sum(scores) / len(scores):.1f}% ({result['measured_on']})"
+    if "metrics" in result:
+        return "  ".join(
+            f"{k} {v:.3g}" for k, v in result["metrics"].items() if k in ("loss", "knn")
+        )
+    return ""
+
+
+def _flat_result(run: Run) -> dict[str, Any]:
+    result = run.result or {}
+    return {k: v for k, v in tracking.flatten(result).items() if not k.startswith("metrics")}
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(_number(item) for item in value)
+    return str(value)
+
+
+def _state(name: str) -> Text:
+    return Text(name, style=_STYLES.get(name, ""))

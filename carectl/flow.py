@@ -1,0 +1,145 @@
+"""From a plan to its end: show it, submit it, wait for it. Every submitting command goes here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from carectl import runs
+from carectl.backends.base import Backend
+from carectl.console import tables
+from carectl.console.output import Output
+from carectl.errors import ENVIRONMENT, INTERRUPTED, JOB_FAILED, CommandError
+from carectl.plan import Planned, Planner
+from carectl.runs import Run, Status
+from carectl.submission import Place, submit
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What all submitting commands share."""
+
+    backend: str = "local"
+    gpus: int | None = None
+    devices: str | None = None
+    detach: bool = False
+    dry_run: bool = False
+    as_json: bool = False
+    runs_dir: Path = Path("runs")
+    data_dir: Path = Path("data")
+    experiment: str = "care"
+    tags: tuple[str, ...] = ()
+    upload: bool = False
+
+    def place(self) -> Place:
+        return Place(
+            self.runs_dir, self.data_dir, self.experiment, parse_tags(self.tags), self.upload
+        )
+
+    def make_backend(self) -> Backend:
+        """The backend asked for.
+
+        Raises:
+            CommandError: it is not one that there is, or `--devices` names a missing GPU.
+        """
+        if self.backend != "local":
+            raise CommandError(
+                f"--backend {self.backend}: this version has the local backend only", ENVIRONMENT
+            )
+        from carectl.backends.local import LocalBackend
+
+        return LocalBackend(self.runs_dir, self.devices)
+
+    def settings(self) -> list[str]:
+        """Flags that are spec fields, as overrides."""
+        return [] if self.gpus is None else [f"launch.gpus={self.gpus}"]
+
+
+class Outcome:
+    """How a plan ended: the states by run id, None where nobody waited, and the exit code."""
+
+    def __init__(
+        self, plan: Sequence[Planned], states: dict[str, Status] | None, code: int
+    ) -> None:
+        self.plan, self.states, self.code = list(plan), states, code
+
+    @property
+    def failed(self) -> list[Planned]:
+        states = self.states or {}
+        return [
+            run for run in self.plan if run.run_id in states and states[run.run_id].state != "done"
+        ]
+
+
+def carry_out(planner: Planner, options: Options, output: Output, command: str) -> Outcome:
+    """Show the plan and, unless it is a dry run, submit it and wait for its end."""
+    backend = options.make_backend()
+    if options.dry_run:
+        plan = planner.refresh()
+        output.result(tables.plan_table(plan))
+        output.emit(command, dry_run=True, plan=tables.plan_values(plan))
+        output.next("the same command without --dry-run submits this plan")
+        return Outcome(plan, None, 0)
+    plan = submit(planner, backend, options.place())
+    output.err.print(tables.plan_table(plan))
+    if options.detach:
+        output.emit(command, plan=tables.plan_values(plan))
+        output.next(f"carectl status{_where(options)} shows how it goes")
+        return Outcome(plan, None, 0)
+    from carectl.console.progress import wait
+
+    watched = [Run(options.runs_dir / run.run_id) for run in plan]
+    try:
+        states = wait(watched, backend, output)
+    except KeyboardInterrupt:
+        output.note("\nDetached: the jobs go on without this terminal.")
+        output.emit(command, plan=tables.plan_values(plan), detached=True)
+        output.next(
+            f"carectl status{_where(options)} shows them, "
+            f"carectl cancel RUN{_where(options)} stops one"
+        )
+        return Outcome(plan, None, INTERRUPTED)
+    code = JOB_FAILED if any(status.state != "done" for status in states.values()) else 0
+    return Outcome(plan, states, code)
+
+
+def report_runs(outcome: Outcome, options: Options, output: Output, command: str) -> None:
+    """The end of `pretrain` and `eval`: each run's result, and what to do about failures."""
+    if outcome.states is None:
+        return
+    for planned in outcome.plan:
+        output.result(tables.detail(Run(options.runs_dir / planned.run_id)))
+    output.emit(
+        command,
+        plan=tables.plan_values(outcome.plan),
+        runs=[
+            tables.status_values(run, runs.status(run))
+            for run in (Run(options.runs_dir / planned.run_id) for planned in outcome.plan)
+        ],
+    )
+    if outcome.failed:
+        output.next("mend what the reason says and give the same command again; it resumes")
+    elif outcome.plan[-1].kind == "pretrain":
+        output.next(f"carectl eval {outcome.plan[-1].run_id}{_where(options)} probes it")
+    else:
+        output.next("carectl reproduce table1 --profile digits puts such figures in a table")
+
+
+def parse_tags(tags: Sequence[str]) -> dict[str, str]:
+    """`key=value` pairs as a mapping.
+
+    Raises:
+        CommandError: one has no `=`.
+    """
+    found = {}
+    for tag in tags:
+        key, sign, value = tag.partition("=")
+        if not sign or not key:
+            raise CommandError(f"--tag {tag}: give it as key=value")
+        found[key] = value
+    return found
+
+
+def _where(options: Options) -> str:
+    return "" if options.runs_dir == Path("runs") else f" --runs-dir {options.runs_dir}"

@@ -1,0 +1,154 @@
+"""A grid of runs beside published numbers, such as experiments/table1.yaml. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from carectl.complaints import did_you_mean
+from carectl.errors import CommandError
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Entry(_Part):
+    """One method on one dataset: our recipe and the paper's number; either may be absent."""
+
+    recipe: str | None = None
+    mean: Percent | None = Field(None, description="top-1 accuracy in per cent")
+    sd: Percent | None = Field(None, description="over seeds of the linear classifier")
+    uncertain: bool = Field(False, description="†: read from a damaged copy of the paper")
+    cited: bool = Field(False, description="the paper took it from another paper")
+    note: str = ""
+
+
+class Profile(_Part):
+    """Which part of the grid is run, and with what put over its recipes."""
+
+    datasets: list[str] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
+    overrides: list[str] = []
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A published accuracy in per cent; `sd` is over seeds of the linear classifier."""
+
+    mean: float
+    sd: float | None = None
+    uncertain: bool = False
+    cited: bool = False
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of a grid: a recipe with a pretraining seed."""
+
+    row: str
+    dataset: str
+    recipe: str
+    seed: int
+    overrides: tuple[str, ...] = ()
+
+
+class Grid(_Part):
+    """A table of methods (rows) and datasets (columns)."""
+
+    title: str
+    source: str
+    columns: list[str] = Field(min_length=1)
+    profiles: dict[str, Profile]
+    rows: dict[str, dict[str, Entry]]
+
+    @model_validator(mode="after")
+    def _datasets_are_columns(self) -> Grid:
+        found = []
+        for label, row in self.rows.items():
+            for dataset, entry in row.items():
+                if dataset not in self.columns:
+                    hint = did_you_mean(dataset, self.columns)
+                    found.append(f"rows.{label}.{dataset}: is not one of the columns{hint}")
+                if entry.mean is None and (entry.sd is not None or entry.uncertain or entry.cited):
+                    found.append(
+                        f"rows.{label}.{dataset}: says something of a mean it does not give"
+                    )
+        for name, profile in self.profiles.items():
+            for dataset in sorted(set(profile.datasets) - set(self.columns)):
+                hint = did_you_mean(dataset, self.columns)
+                found.append(
+                    f"profiles.{name}.datasets: '{dataset}' is not one of the columns{hint}"
+                )
+        if found:
+            raise ValueError("\n".join(found))
+        return self
+
+    def cells(
+        self, profile: str, only: Sequence[str] = (), seeds: Sequence[int] | None = None
+    ) -> list[Cell]:
+        """The runs of a profile, the datasets kept together, in the order of the grid.
+
+        Args:
+            profile: its name in the grid.
+            only: texts that a run's row, dataset or recipe must all contain, whatever their case;
+                a dataset's full name means that dataset (cifar10 is not cifar100).
+            seeds: pretraining seeds instead of the profile's.
+
+        Raises:
+            CommandError: there is no such profile, a seed is no seed, or nothing is left.
+        """
+        if profile not in self.profiles:
+            hint = did_you_mean(profile, list(self.profiles))
+            raise CommandError(
+                f"no profile '{profile}'{hint}; there is: {', '.join(self.profiles)}"
+            )
+        chosen = self.profiles[profile]
+        wanted = list(chosen.seeds if seeds is None else seeds)
+        if not wanted or len(set(wanted)) < len(wanted) or not all(0 <= s < 2**31 for s in wanted):
+            raise CommandError(
+                f"seeds {wanted}: give at least one, each once, from 0 up to {2**31 - 1}"
+            )
+        runnable = [
+            (label, dataset, row[dataset].recipe or "")
+            for dataset in chosen.datasets
+            for label, row in self.rows.items()
+            if dataset in row and row[dataset].recipe
+        ]
+        kept = runnable
+        for text in only:
+            if not any(self._matches(text, run) for run in runnable):
+                raise CommandError(self._nothing(f"--only {text}", profile, runnable))
+            kept = [run for run in kept if self._matches(text, run)]
+        if not kept:
+            asked = " ".join(f"--only {text}" for text in only) or "it"
+            raise CommandError(self._nothing(asked, profile, runnable))
+        return [
+            Cell(label, dataset, recipe, seed, tuple(chosen.overrides))
+            for label, dataset, recipe in kept
+            for seed in wanted
+        ]
+
+    def reference(self, row: str, dataset: str) -> Reference | None:
+        """The paper's number, if it has one there."""
+        entry = self.rows.get(row, {}).get(dataset)
+        if entry is None or entry.mean is None:
+            return None
+        return Reference(entry.mean, entry.sd, entry.uncertain, entry.cited, entry.note)
+
+    def _matches(self, text: str, run: tuple[str, str, str]) -> bool:
+        text = text.casefold()
+        if text in (column.casefold() for column in self.columns):
+            return run[1].casefold() == text
+        return any(text in name.casefold() for name in run)
+
+    def _nothing(self, asked: str, profile: str, runnable: Sequence[tuple[str, str, str]]) -> str:
+        there = ", ".join(f"{label} on {dataset}" for label, dataset, _ in runnable) or "nothing"
+        return f"{asked} matches nothing of profile '{profile}'; there is: {there}"

@@ -1,0 +1,320 @@
+"""Table 1 from run folders: every number with its spread, its interval and its runs.
+
+Nothing here trains or probes. The summary reads each probe's result.json; `write` and `render`
+show it to people and machines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from carectl import runs
+from carectl.reports import intervals
+from carectl.runs import Run
+
+if TYPE_CHECKING:
+    import rich.table
+
+VERSION = 1
+HEADLINE = "linear, backbone"
+# label → where it lies in result.json; accuracies are in per cent, the rest are plain numbers
+MEASURES: dict[str, tuple[str, str]] = {
+    HEADLINE: ("linear", "backbone"),
+    "linear, projection": ("linear", "projection"),
+    "kNN, backbone": ("knn", "backbone"),
+    "hue R², backbone": ("hue_r2", "backbone"),
+    "hue R², projection": ("hue_r2", "projection"),
+    "γ": ("geometry", "gamma"),
+    "Wahba/√n": ("geometry", "wahba"),
+}
+ONE_SEED = "one seed: not evidence"
+
+State = Literal["measured", "not run", "failed"]
+
+
+class Reference(Protocol):
+    """A published accuracy in per cent. `carectl.grid` has them."""
+
+    @property
+    def mean(self) -> float: ...
+    @property
+    def sd(self) -> float | None: ...
+    @property
+    def uncertain(self) -> bool: ...
+    @property
+    def cited(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell and seed of the grid, and the runs that answer it, whether they exist or not."""
+
+    row: str
+    dataset: str
+    seed: int
+    pretrain: Run
+    probe: Run
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An entry's state, with the reason where it was not measured."""
+
+    row: str
+    dataset: str
+    seed: int
+    state: State
+    reason: str
+    pretrain: str
+    probe: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measure of one row on one dataset.
+
+    `values` has one number a pretraining seed: the mean over its classifier seeds. `sd` is over
+    pretraining seeds, `sd_classifier` the mean of the runs' own over classifier seeds. A line
+    without values stands for a cell that was not measured.
+    """
+
+    row: str
+    dataset: str
+    measure: str
+    values: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
+    mean: float | None = None
+    sd: float | None = None
+    sd_classifier: float | None = None
+    classifiers: int = 0
+    low: float | None = None
+    high: float | None = None
+    interval: str | None = None
+    images: int | None = None
+    measured_on: str = ""
+    paper: float | None = None
+    paper_sd: float | None = None
+    paper_note: str = ""
+    delta: float | None = None
+    pretrains: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """How many pretraining seeds were measured."""
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """row − base on one dataset, paired by pretraining seed."""
+
+    row: str
+    base: str
+    dataset: str
+    measure: str
+    seeds: tuple[int, ...]
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+    note: str
+
+    @property
+    def unit(self) -> str:
+        return "points" if is_accuracy(self.measure) else ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Everything the report says."""
+
+    lines: tuple[Line, ...]
+    differences: tuple[Difference, ...]
+    cells: tuple[Cell, ...]
+    fidelity: str = "paper"
+
+    def line(self, row: str, dataset: str, measure: str = HEADLINE) -> Line | None:
+        """The line of a measure, if there is one."""
+        wanted = (row, dataset, measure)
+        return next((x for x in self.lines if (x.row, x.dataset, x.measure) == wanted), None)
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """(dataset, row) in the grid's order, the datasets kept together."""
+        datasets = list(dict.fromkeys(cell.dataset for cell in self.cells))
+        pairs = dict.fromkeys((cell.dataset, cell.row) for cell in self.cells)
+        return sorted(pairs, key=lambda pair: datasets.index(pair[0]))
+
+
+def is_accuracy(measure: str) -> bool:
+    """Whether a measure is an accuracy in per cent."""
+    return MEASURES[measure][0] in ("linear", "knn")
+
+
+def summarise(
+    entries: Sequence[Entry],
+    reference: Callable[[str, str], Reference | None],
+    *,
+    fidelity: str = "paper",
+) -> Table:
+    """Read the runs of a grid. What is missing stays visible as a cell and an empty line.
+
+    Args:
+        entries: one a row, dataset and pretraining seed; a repeated one counts once.
+        reference: the paper's linear-probe accuracy of (row, dataset), or None.
+        fidelity: the preset that the specs follow.
+    """
+    unique = list({(e.row, e.dataset, e.seed): e for e in entries}.values())
+    results = {entry: _result(entry) for entry in unique}
+    cells = tuple(_cell(entry, results[entry]) for entry in unique)
+    lines: list[Line] = []
+    for row, dataset in dict.fromkeys((e.row, e.dataset) for e in unique):
+        mine = [(e, results[e]) for e in unique if (e.row, e.dataset) == (row, dataset)]
+        for measure in MEASURES:
+            line = _line(row, dataset, measure, mine)
+            if measure == HEADLINE:
+                lines.append(_beside(line, reference(row, dataset)))
+            elif line.n:
+                lines.append(line)
+    return Table(tuple(lines), tuple(_differences(lines)), cells, fidelity)
+
+
+def _result(entry: Entry) -> dict[str, Any]:
+    found = entry.probe.result or {}
+    return found if any(_scores(found, measure) for measure in MEASURES) else {}
+
+
+def _scores(result: dict[str, Any], measure: str) -> list[float]:
+    """A measure's numbers, one a classifier seed; none where it is missing or not finite."""
+    section, key = MEASURES[measure]
+    part = result.get(section)
+    value = part.get(key) if isinstance(part, dict) else None
+    values = value if isinstance(value, list) else [value]
+    numbers = [float(x) for x in values if isinstance(x, int | float) and math.isfinite(x)]
+    return numbers if len(numbers) == len(values) else []
+
+
+def _cell(entry: Entry, result: dict[str, Any]) -> Cell:
+    state: State = "measured"
+    reason = ""
+    if not result:
+        found = [("pretrain", runs.status(entry.pretrain)), ("probe", runs.status(entry.probe))]
+        bad = [(what, s) for what, s in found if s.state in ("failed", "lost", "cancelled")]
+        if bad:
+            what, status = bad[0]
+            state, reason = "failed", f"{what} {status.state}: {status.reason}".rstrip(": ")
+        elif found[1][1].state == "done":
+            state, reason = "failed", "the probe's result.json holds no measurement"
+        else:
+            waiting = [f"{what} {s.state}" for what, s in found if s.state not in ("new", "done")]
+            state, reason = "not run", ", ".join(waiting)
+    return Cell(
+        entry.row, entry.dataset, entry.seed, state, reason, entry.pretrain.id, entry.probe.id
+    )
+
+
+def _line(
+    row: str, dataset: str, measure: str, mine: Sequence[tuple[Entry, dict[str, Any]]]
+) -> Line:
+    scored = [(e, r, scores) for e, r in mine if (scores := _scores(r, measure))]
+    if not scored:
+        return Line(row, dataset, measure)
+    values = tuple(statistics.fmean(scores) for _, _, scores in scored)
+    own = [sd for _, _, scores in scored if (sd := intervals.spread(scores)) is not None]
+    images: int | None = scored[0][1].get("images")
+    low = high = kind = None
+    if len(values) > 1:
+        (low, high), kind = intervals.student(values), intervals.STUDENT
+    elif is_accuracy(measure) and images:
+        (low, high), kind = intervals.wilson(values[0], images), intervals.WILSON
+    return Line(
+        row, dataset, measure, values,
+        seeds=tuple(e.seed for e, _, _ in scored),
+        mean=statistics.fmean(values),
+        sd=intervals.spread(values),
+        sd_classifier=statistics.fmean(own) if own else None,
+        classifiers=min(len(scores) for _, _, scores in scored),
+        low=low, high=high, interval=kind, images=images,
+        measured_on=str(scored[0][1].get("measured_on", "")),
+        pretrains=tuple(e.pretrain.id for e, _, _ in scored),
+        probes=tuple(e.probe.id for e, _, _ in scored),
+    )  # fmt: skip
+
+
+def _beside(line: Line, paper: Reference | None) -> Line:
+    if paper is None:
+        return line
+    words = [word for word in ("cited", "uncertain") if getattr(paper, word)]
+    return dataclasses.replace(
+        line,
+        paper=paper.mean,
+        paper_sd=paper.sd,
+        paper_note=", ".join(words),
+        delta=None if line.mean is None else line.mean - paper.mean,
+    )
+
+
+def base_of(row: str, rows: Sequence[str]) -> str | None:
+    """The row that a CARE row adds its term to: 'CARE-Barlow' → 'Barlow Twins'."""
+    if not row.startswith("CARE-"):
+        return None
+    name = row.removeprefix("CARE-")
+    return next((r for r in rows if r == name or r.startswith(f"{name} ")), None)
+
+
+def _differences(lines: Sequence[Line]) -> list[Difference]:
+    found = []
+    for line in lines:
+        peers = [x for x in lines if (x.dataset, x.measure) == (line.dataset, line.measure)]
+        base = base_of(line.row, [peer.row for peer in peers])
+        bases = [dict(zip(x.seeds, x.values, strict=True)) for x in peers if x.row == base]
+        other = bases[0] if bases else {}
+        pairs = {
+            s: v - other[s] for s, v in zip(line.seeds, line.values, strict=True) if s in other
+        }
+        if base is None or not pairs:
+            continue
+        gaps = list(pairs.values())
+        low, high = intervals.student(gaps) if len(gaps) > 1 else (None, None)
+        found.append(
+            Difference(
+                line.row, base, line.dataset, line.measure, tuple(pairs), statistics.fmean(gaps),
+                intervals.spread(gaps), low, high,
+                intervals.STUDENT if len(gaps) > 1 else ONE_SEED,
+            )
+        )  # fmt: skip
+    return found
+
+
+def write(table: Table, folder: Path) -> dict[str, Path]:
+    """Write table1.md, .csv, .json, .png and .svg to a folder. Returns them by kind."""
+    from care_core.files import write_bytes, write_json
+    from carectl.reports import bars, text
+
+    paths = {kind: folder / f"table1.{kind}" for kind in ("md", "csv", "json", "png", "svg")}
+    write_bytes(paths["md"], text.markdown(table).encode())
+    write_bytes(paths["csv"], text.csv_text(table).encode())
+    write_json(paths["json"], {"version": VERSION, **dataclasses.asdict(table)})
+    bars.draw(table, paths["png"], paths["svg"])
+    return paths
+
+
+def render(table: Table) -> rich.table.Table:
+    """The table and its runs for a terminal, within 80 columns."""
+    from carectl.reports import text
+
+    return text.render(table)
+
+
+def sentences(table: Table) -> list[str]:
+    """What the table shows, in plain and honest words; plain text, no markup."""
+    from carectl.reports import text
+
+    return text.sentences(table)

@@ -1,0 +1,301 @@
+"""The table's numbers are right, its gaps are visible, and its words claim no more than it has."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+from rich.console import Console
+from scipy import stats
+
+from carectl.reports import curves, table1
+from carectl.reports.table1 import Entry, Line, Table, summarise
+from carectl.runs import Run
+
+
+@dataclass(frozen=True)
+class Published:
+    mean: float
+    sd: float | None = None
+    uncertain: bool = False
+    cited: bool = False
+
+
+def nothing(row: str, dataset: str) -> None:
+    return None
+
+
+def result(backbone: list[float], **other: Any) -> dict[str, Any]:
+    return {"measured_on": "test", "images": 360, "linear": {"backbone": backbone}, **other}
+
+
+@pytest.fixture
+def entry(tmp_path: Path) -> Callable[..., Entry]:
+    def make(
+        row: str, seed: int, found: dict[str, Any] | None = None, dataset: str = "digits",
+        error: str = "",
+    ) -> Entry:  # fmt: skip
+        folders = []
+        for number, kind in enumerate(("pretrain", "probe")):
+            path = tmp_path / f"{kind}-{len(list(tmp_path.iterdir())):011x}{number}"
+            path.mkdir()
+            (path / "spec.json").write_text(json.dumps({"kind": kind}))
+            folders.append(Run(path))
+        pretrain, probe = folders
+        if error:
+            (pretrain.path / "attempts/1").mkdir(parents=True)
+            note = json.dumps({"message": error})
+            (pretrain.path / "attempts/1/error.json").write_text(note)
+        if found is not None:
+            (probe.path / "result.json").write_text(json.dumps(found))
+        return Entry(row, dataset, seed, pretrain, probe)
+
+    return make
+
+
+def line(
+    table: Table, row: str, measure: str = "linear, backbone", dataset: str = "digits"
+) -> Line:
+    found = table.line(row, dataset, measure)
+    assert found is not None
+    return found
+
+
+def printed(table: Table) -> str:
+    out = io.StringIO()
+    Console(file=out, width=80).print(table1.render(table))
+    return out.getvalue()
+
+
+def test_three_seeds_give_mean_sd_and_t_interval_over_pretraining_seeds(entry) -> None:
+    scores = [[88.0, 90.0], [90.0, 92.0], [94.0, 94.0]]  # means 89, 91, 94
+    table = summarise([entry("SimCLR", s, result(x)) for s, x in enumerate(scores)], nothing)
+    got = line(table, "SimCLR")
+    assert got.values == (89, 91, 94) and got.seeds == (0, 1, 2) and got.n == 3
+    assert got.mean == pytest.approx(274 / 3)
+    assert got.sd == pytest.approx((38 / 3 / 2) ** 0.5)
+    assert got.sd_classifier == pytest.approx((2**0.5 + 2**0.5 + 0) / 3)
+    expected = stats.t.interval(0.95, 2, loc=274 / 3, scale=stats.sem([89, 91, 94]))
+    assert (got.low, got.high) == pytest.approx(expected)
+    assert got.interval is not None and "t interval over pretraining seeds" in got.interval
+    assert "91.33 ± 2.52" in printed(table)
+
+
+@pytest.mark.parametrize(("hits", "images"), [(324, 360), (0, 50), (50, 50), (9012, 10000)])
+def test_one_seed_gives_the_wilson_interval_over_images_and_no_sd(entry, hits, images) -> None:
+    found = result([100 * hits / images]) | {"images": images}
+    got = line(summarise([entry("SimCLR", 0, found)], nothing), "SimCLR")
+    expected = stats.binomtest(hits, images).proportion_ci(0.95, method="wilson")
+    assert got.low == pytest.approx(100 * expected.low, abs=1e-9)
+    assert got.high == pytest.approx(100 * expected.high, abs=1e-9)
+    assert got.interval is not None and "Wilson" in got.interval and "images" in got.interval
+    assert got.sd is None and got.sd_classifier is None
+
+
+def test_one_seed_of_a_measure_that_is_no_share_has_no_interval(entry) -> None:
+    found = result([90.0], geometry={"gamma": 0.5, "wahba": 0.25}, hue_r2={"projection": -0.2})
+    table = summarise([entry("SimCLR", 0, found)], nothing)
+    for measure, value in (("γ", 0.5), ("Wahba/√n", 0.25), ("hue R², projection", -0.2)):
+        got = line(table, "SimCLR", measure)
+        assert (got.mean, got.low, got.high, got.interval) == (value, None, None, None)
+
+
+def test_differences_are_paired_by_seed_and_use_only_the_seeds_of_both(entry) -> None:
+    base = {0: 80.0, 1: 90.0, 2: 85.0, 3: 10.0}
+    care = {2: 86.5, 1: 92.0, 0: 81.0, 7: 99.0}
+    entries = [entry("Barlow Twins", s, result([x])) for s, x in base.items()]
+    entries += [entry("CARE-Barlow", s, result([x])) for s, x in care.items()]
+    (gap,) = summarise(entries, nothing).differences
+    gaps = [1.5, 2.0, 1.0]
+    assert (gap.base, sorted(gap.seeds)) == ("Barlow Twins", [0, 1, 2])
+    assert gap.mean == pytest.approx(1.5) and gap.sd == pytest.approx(0.5)
+    expected = stats.t.interval(0.95, 2, loc=1.5, scale=stats.sem(gaps))
+    assert (gap.low, gap.high) == pytest.approx(expected)
+
+
+def test_a_difference_of_one_seed_says_that_it_is_not_evidence(entry) -> None:
+    entries = [entry("SimCLR", 0, result([90.0], linear={"projection": [80.0]}))]
+    entries += [entry("CARE-SimCLR", 0, result([90.0], linear={"projection": [82.2]}))]
+    table = summarise(entries, nothing)
+    assert table.differences[0].note == "one seed: not evidence"
+    assert table1.sentences(table) == [
+        "CARE-SimCLR − SimCLR, linear probe on the projection: +2.2 points "
+        "(n = 1: one seed is not evidence)"
+    ]
+
+
+@pytest.mark.parametrize(("gains", "shown"), [((5.0, 5.1, 4.9), True), ((5.0, -4.0, 1.0), False)])
+def test_a_difference_whose_interval_holds_zero_is_called_no_difference(
+    entry, gains, shown
+) -> None:
+    entries = [entry("SimCLR", s, result([80.0])) for s in range(3)]
+    entries += [entry("CARE-SimCLR", s, result([80.0 + g])) for s, g in enumerate(gains)]
+    (sentence,) = table1.sentences(summarise(entries, nothing))
+    assert ("no difference shown" in sentence) is not shown
+    assert "n = 3 paired seeds" in sentence
+
+
+def test_the_same_row_on_another_dataset_is_not_its_pair(entry) -> None:
+    entries = [entry("SimCLR", 0, result([80.0]), "cifar10")]
+    entries += [entry("CARE-SimCLR", 0, result([90.0]), "stl10")]
+    assert summarise(entries, nothing).differences == ()
+
+
+def test_missing_and_failed_cells_stay_in_the_table_with_their_state(entry, tmp_path) -> None:
+    entries = [entry("A", 0, result([90.0])), entry("A", 1), entry("B", 0)]
+    entries += [entry("C", 0, error="the loss is nan"), entry("D", 0, {"kind": "probe"})]
+    table = summarise(entries, nothing)
+    states = [(c.row, c.seed, c.state) for c in table.cells]
+    assert states == [
+        ("A", 0, "measured"), ("A", 1, "not run"), ("B", 0, "not run"), ("C", 0, "failed"),
+        ("D", 0, "failed"),
+    ]  # fmt: skip
+    assert "the loss is nan" in table.cells[3].reason
+    assert line(table, "A").n == 1 and line(table, "A").seeds == (0,)
+    assert line(table, "B").mean is None and line(table, "B").probes == ()
+    assert table1.sentences(table)[-2:] == ["2 of 5 runs: failed.", "2 of 5 runs: not run."]
+    written = table1.write(table, tmp_path / "out")
+    rows = list(csv.DictReader(written["csv"].read_text().splitlines()))
+    found = {r["row"]: (r["state"], r["mean"]) for r in rows}
+    assert found["B"] == ("not run", "") and found["C"] == ("failed", "")
+
+
+@pytest.mark.parametrize("bad", [None, float("nan"), "ninety", [], [90.0, None], {"a": 1}])
+def test_a_value_that_is_no_number_is_a_gap_and_not_a_number(entry, bad) -> None:
+    found = result([90.0], knn={"backbone": bad}, geometry="torn")
+    table = summarise([entry("SimCLR", 0, found)], nothing)
+    assert table.line("SimCLR", "digits", "kNN, backbone") is None
+    assert line(table, "SimCLR").mean == 90.0
+
+
+def test_a_repeated_entry_counts_once(entry) -> None:
+    one = entry("SimCLR", 0, result([90.0]))
+    assert line(summarise([one, one], nothing), "SimCLR").n == 1
+
+
+def test_the_papers_figure_stands_beside_the_headline_with_its_difference(entry, tmp_path) -> None:
+    def reference(row: str, dataset: str) -> Published | None:
+        return Published(90.98, 0.1, uncertain=True) if row == "SimCLR" else None
+
+    found = result([90.0, 91.0], knn={"backbone": 85.0})
+    entries = [entry("SimCLR", 0, found, "cifar10"), entry("Other", 0, found, "cifar10")]
+    table = summarise(entries, reference)
+    got = line(table, "SimCLR", dataset="cifar10")
+    assert (got.paper, got.paper_sd, got.paper_note) == (90.98, 0.1, "uncertain")
+    assert got.delta == pytest.approx(-0.48)
+    assert line(table, "SimCLR", "kNN, backbone", "cifar10").paper is None
+    assert line(table, "Other", dataset="cifar10").delta is None
+    for text in (printed(table), table1.write(table, tmp_path / "out")["md"].read_text()):
+        assert "90.98 ± 0.10†" in text and "-0.48" in text
+
+
+def test_written_files_parse_back_to_the_same_numbers(entry, tmp_path) -> None:
+    values = {("SimCLR", 0): 88.123456, ("SimCLR", 1): 89.0, ("CARE-SimCLR", 0): 90.5}
+    table = summarise([entry(*key, result([x])) for key, x in values.items()], nothing)
+    paths = table1.write(table, tmp_path / "reports" / "digits")
+    assert set(paths) == {"md", "csv", "json", "png", "svg"}
+    saved = json.loads(paths["json"].read_text())
+    assert saved["version"] == 1
+    assert saved["lines"][0]["values"] == [88.123456, 89.0]
+    assert saved["lines"][0]["probes"] == [c.probe for c in table.cells[:2]]
+    first = next(csv.DictReader(paths["csv"].read_text().splitlines()))
+    assert float(first["mean"]) == pytest.approx((88.123456 + 89) / 2) and first["seeds"] == "0 1"
+    assert ElementTree.parse(paths["svg"]).getroot().tag.endswith("svg")
+    with Image.open(paths["png"]) as image:
+        assert image.width == 1600 and image.height > 400
+        assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20
+    markdown = paths["md"].read_text()
+    assert all(c.probe in markdown and c.pretrain in markdown for c in table.cells)
+
+
+def test_a_truncated_axis_and_the_interval_are_named_in_the_picture(entry, tmp_path) -> None:
+    table = summarise([entry("SimCLR", 0, result([90.0]))], nothing)
+    words = table1.write(table, tmp_path / "out")["svg"].read_text()
+    assert "not 0)" in words and "Wilson" in words
+    assert "360 test images" in words and "preset: paper" in words and "n = 1" in words
+
+
+def test_a_grid_of_which_nothing_ran_is_still_written(entry, tmp_path) -> None:
+    table = summarise([entry("SimCLR", 0)], nothing)
+    paths = table1.write(table, tmp_path / "out")
+    assert "not run" in paths["svg"].read_text() and "not run" in paths["md"].read_text()
+    assert "not run" in printed(table)
+
+
+def test_the_terminal_table_fits_80_columns_with_the_hashes_of_its_runs(entry) -> None:
+    found = result(
+        [90.12, 91.0], linear={"backbone": [90.1], "projection": [80.1]}, knn={"backbone": 88.0},
+        hue_r2={"backbone": 0.9, "projection": 0.5}, geometry={"gamma": 1.25},
+    )  # fmt: skip
+    entries = [entry("EquiMod-SimCLR", s, found) for s in (0, 1)]
+    for reference in (nothing, lambda row, dataset: Published(90.98, 0.1, True, True)):
+        table = summarise(entries, reference)
+        text = printed(table)
+        assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+        assert all(c.probe.rsplit("-", 1)[-1] in text for c in table.cells)
+        assert "90.10 ± 0.00" in text and "80.10±0.00" in text and "0.90/0.50" in text
+
+
+def test_hostile_names_break_neither_markdown_nor_the_terminal(entry, tmp_path) -> None:
+    name = "a|b] [red]x[/blue] $\\frac{ <b>\n*y*"
+    table = summarise([entry(name, 0, result([90.0]), "d|[/x]")], nothing)
+    assert "[red]x[/blue]" in printed(table).replace("\n", "")
+    paths = table1.write(table, tmp_path / "out")
+    rows = [x for x in paths["md"].read_text().splitlines() if x.startswith("| a")]
+    assert len(rows) == 2
+    for row, columns in zip(rows, (7, 6), strict=True):
+        assert row.replace("\\\\", "").replace("\\|", "").count("|") == columns + 1
+        assert "<b>" not in row.replace("\\<b\\>", "")
+    assert next(csv.DictReader(io.StringIO(paths["csv"].read_bytes().decode())))["row"] == name
+    assert paths["png"].stat().st_size > 5000
+
+
+def metrics_file(folder: Path, rows: list[tuple[str, float, int]]) -> None:
+    folder.mkdir()
+    text = "".join(
+        json.dumps({"key": k, "value": v, "step": s, "timestamp": 0}) + "\n" for k, v, s in rows
+    )
+    (folder / "metrics.jsonl").write_text(text)
+
+
+def test_curves_are_drawn_over_epochs_with_a_panel_for_each_kind_of_measure(tmp_path) -> None:
+    rows = [(key, 1.0 / step, step) for step in range(1, 41) for key in ("loss", "info_nce", "lr")]
+    rows += [("equivariance", 0.2, 10), ("knn", 50.0, 20), ("epoch", 1.0, 20), ("epoch", 2.0, 40)]
+    metrics_file(tmp_path / "run", rows)
+    panels, along = curves._panels(tmp_path / "run")
+    assert along == "epoch"
+    keys = [list(panel.curves) for panel in panels]
+    assert keys == [["loss", "info_nce"], ["equivariance"], ["knn"], ["lr"]]
+    assert panels[0].curves["loss"][-1] == (2.0, 1 / 40) and panels[2].curves["knn"][0][0] == 1.0
+    path = curves.draw(tmp_path / "run")
+    assert path == tmp_path / "run/artifacts/curves.png"
+    with Image.open(path) as image:
+        assert image.size == (1400, 896)
+
+
+def test_curves_of_a_run_with_little_or_nothing_recorded_are_still_drawn(tmp_path) -> None:
+    metrics_file(tmp_path / "some", [("loss", 2.0, 5)])
+    assert curves._panels(tmp_path / "some")[1] == "step"
+    (tmp_path / "none").mkdir()
+    for name in ("some", "none"):
+        with Image.open(curves.draw(tmp_path / name)) as image:
+            assert image.size == (1400, 490)
+
+
+def test_importing_the_reports_loads_neither_torch_nor_matplotlib() -> None:
+    code = (
+        "import sys, carectl.reports.table1, carectl.reports.text, carectl.reports.bars\n"
+        "print([m for m in ('torch', 'matplotlib', 'scipy', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,297 @@
+"""Spec files: every mistake at its place, in words that say what was meant."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from care_core.spec import PretrainSpec
+from carectl import specs
+from carectl.errors import CommandError
+from carectl.specs import SpecFileError
+from carectl.yamlpos import MAX_BYTES
+
+GOOD = "name: a\ndata: {name: digits}\n"
+Write = Callable[[str | bytes], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def put(text: str | bytes) -> Path:
+        path = tmp_path / "spec.yaml"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    return put
+
+
+def mistakes(path: Path, *overrides: str) -> list[tuple[int, int, str, str]]:
+    """(line, column, key, message) of every problem."""
+    with pytest.raises(SpecFileError) as caught:
+        specs.load(path, overrides)
+    return [(p.line, p.column, p.key, p.message) for p in caught.value.problems]
+
+
+def test_all_mistakes_are_told_at_once_each_at_its_place(write: Write) -> None:
+    path = write(
+        "name: a\n"
+        "data: {name: cifra10}\n"
+        "seed: -1\n"
+        "augment:\n"
+        "  crop_scale: [0.5, 0.1]\n"
+        "  blur_kernel: 4\n"
+        "equivariance:\n"
+        "  weight: 0.1\n"
+        "  splits: 7\n"
+        "schedule:\n"
+        "  warmup_epochs: 20\n"
+        "training:\n"
+        "  epochs: 10\n"
+        "  batchsize: 64\n"
+        "  batch_size: 64\n"
+    )
+    options = "digits, cifar10, cifar100, stl10"
+    assert mistakes(path) == [
+        (2, 14, "data.name",
+         f"must be one of {options}, not 'cifra10', did you mean 'cifar10' or 'cifar100'?"),
+        (3, 7, "seed", "must be ≥ 0, not -1"),
+        (5, 15, "augment.crop_scale", "the lower end 0.5 is above the upper end 0.1"),
+        (6, 16, "augment.blur_kernel", "must be odd, not 4"),
+        (11, 18, "schedule.warmup_epochs", "20 leaves nothing of 10 epochs"),
+        (14, 3, "training.batchsize", "unknown key, did you mean 'batch_size'?"),
+    ]  # fmt: skip
+
+
+def test_a_cross_field_mistake_is_told_beside_an_unrelated_one(write: Write) -> None:
+    path = write(GOOD + "sed: 1\nequivariance: {weight: 1, splits: 7}\n")
+    assert [(line, column, key) for line, column, key, _ in mistakes(path)] == [
+        (3, 1, "sed"),
+        (4, 35, "equivariance.splits"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["training: {batch_size: x}", "training: {batchsize: 70}", "batch_size: 70"]
+)
+def test_a_cross_field_mistake_is_not_guessed_from_a_default(write: Write, wrong: str) -> None:
+    path = write(GOOD + wrong + "\nequivariance: {weight: 1, splits: 7}\n")
+    assert len(mistakes(path)) == 1
+
+
+def test_a_cross_field_mistake_of_an_unwritten_key_points_at_its_section(write: Write) -> None:
+    path = write(GOOD + "training: {batch_size: 100}\nequivariance:\n  weight: 1\n")
+    assert [m[:3] for m in mistakes(path)] == [(4, 1, "equivariance.splits")]
+
+
+def test_a_problem_is_shown_with_its_source_line_and_a_caret(write: Write) -> None:
+    path = write(GOOD + "equivariance:\n  weight: -1\n")
+    with pytest.raises(SpecFileError) as caught:
+        specs.load(path)
+    assert str(caught.value) == (
+        f"{path}:4:11: equivariance.weight: must be ≥ 0, not -1\n    weight: -1\n            ^"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "message"),
+    [
+        ("lr: 1", "lr", "unknown key, did you mean 'optimizer.lr' or 'probe.linear.optimizer.lr'?"),
+        ("method: {temprature: 1}", "method.temprature",
+         "unknown key, did you mean 'temperature'?"),
+        ("data: {x: 1, name: digits}", "data.x", "unknown key; there is: name, image_size"),
+        ("checkpoint: {keep: lst}", "checkpoint.keep",
+         "must be one of last, all or a whole number, not 'lst', did you mean 'last'?"),
+        ("checkpoint: {keep: 0}", "checkpoint.keep", "must be one of last, all or ≥ 1, not 0"),
+        ("optimizer: {lr: 0}", "optimizer.lr", "must be > 0, not 0"),
+        ("optimizer: {lr: .inf}", "optimizer.lr", "must be a finite number, not inf"),
+        ("optimizer: {lr: '1'}", "optimizer.lr", "must be a number, not '1'"),
+        ("seed: true", "seed", "must be a whole number, not true"),
+        ("training: {epochs: 1.5}", "training.epochs", "must be a whole number, not 1.5"),
+        ("model: {width: 8}", "model.width", "only the small backbone has one; resnet50 is fixed"),
+        ("augment: {crop_ratio: [1]}", "augment.crop_ratio", "must have at least 2 items"),
+        ("augment:", "augment", "must be a section of key: value lines, not empty"),
+        ("schedule: {milestones: [1, x]}", "schedule.milestones[1]",
+         "must be a whole number, not 'x'"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_in_plain_words(write: Write, text: str, key: str, message: str) -> None:
+    good = "name: a\n" if text.startswith("data") else GOOD
+    assert [m[2:] for m in mistakes(write(good + text + "\n"))] == [(key, message)]
+
+
+def test_required_keys_that_are_missing_are_all_told(write: Write) -> None:
+    assert [m[2:] for m in mistakes(write("data: {}\n"))] == [
+        ("name", "is required"),
+        ("data.name", "is required; one of digits, cifar10, cifar100, stl10"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message"),
+    [
+        ("", (1, 1), "is empty"),
+        ("# nothing\n", (1, 1), "is empty"),
+        ("- a\n", (1, 1), "not a list"),
+        ("just words\n", (1, 1), "not a single value"),
+        ("a: 1\na: 2\n", (2, 1), "set twice, first on line 1"),
+        ("a: {b: 1, b: 2}\n", (1, 11), "set twice, first on line 1"),
+        ("a: &x 1\n", (1, 4), "anchors (&x) are not allowed"),
+        ("a: 1\nb: *x\n", (2, 4), "aliases (*x) are not allowed"),
+        ("a: !!python/object/apply:os.system [ls]\n", (1, 4), "tags (!!python/object/apply:os"),
+        ("a: !own 1\n", (1, 4), "tags (!own) are not allowed"),
+        ("a:\n\tb: 1\n", (2, 1), "a tab cannot"),
+        ("a: 1\n---\nb: 1\n", (2, 1), "a second document"),
+        ("a: [1, 2\nb: 3\n", (2, 2), "expected ',' or ']'"),
+        ("a: 1\nb: \x01\n", (2, 4), "character U+0001 is not allowed"),
+        ("? [a]\n: 1\n", (1, 3), "a key must be a single word"),
+        ("[" * 5000, (1, 41), "nested more than 40 deep"),
+        ('name: "\\ud800"\n', (1, 7), "half a character"),
+        (b"a: 1\nb: \xff\n", (2, 4), "not UTF-8 text: byte 0xff"),
+        (b"a: " + b"x" * MAX_BYTES, (1, 1), "larger than 1 MB"),
+    ],
+)  # fmt: skip
+def test_bad_yaml_is_refused_at_its_place(
+    write: Write, text: str | bytes, place: tuple[int, int], message: str
+) -> None:
+    first = mistakes(write(text))[0]
+    assert first[:2] == place
+    assert message in first[3]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1E+2", 100.0), (".5", 0.5), ("5.", 5.0), ("2", 2.0), ("010", 10.0)],
+)
+def test_numbers_are_those_of_yaml_1_2(write: Write, text: str, value: float) -> None:
+    assert specs.load(write(GOOD + f"optimizer: {{lr: {text}}}\n")).optimizer.lr == value
+
+
+@pytest.mark.parametrize("word", ["on", "off", "yes", "no", "y", "2020-01-01"])
+def test_words_that_yaml_1_1_takes_for_something_else_stay_text(write: Write, word: str) -> None:
+    assert specs.load(write(f"name: {word}\ndata: {{name: digits}}\n")).name == word
+
+
+def test_a_byte_order_mark_is_ignored(write: Write) -> None:
+    assert specs.load(write(b"\xef\xbb\xbf" + GOOD.encode())).name == "a"
+
+
+def test_overrides_are_yaml_and_the_last_wins(write: Write) -> None:
+    path = write(GOOD + "optimizer: {name: sgd, lr: 1}\n")
+    spec = specs.load(path, ["optimizer.lr=5", "optimizer.lr=1e-2", "schedule.milestones=[3, 5]",
+                             "training={epochs: 7}"])  # fmt: skip
+    assert (spec.optimizer.name, spec.optimizer.lr) == ("sgd", 0.01)
+    assert spec.schedule.milestones == (3, 5)
+    assert spec.training.epochs == 7
+
+
+def test_an_override_can_mend_a_file(write: Write) -> None:
+    assert specs.load(write(GOOD + "seed: -1\n"), ["seed=3"]).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("optimizer.lr=abc", "1:14: optimizer.lr: must be a number, not 'abc'"),
+        ("optimizer.lrr=1", "1:11: optimizer.lrr: unknown key, did you mean 'lr'?"),
+        ("optimiser.lr=1", "1:1: optimiser: unknown key, did you mean 'optimizer'?"),
+        ("seed.x=1", "1:1: seed.x: 'seed' holds a value, not a section of keys"),
+        ("schedule.milestones=[1, x]", "1:25: schedule.milestones[1]: must be a whole number"),
+        ("optimizer.lr=", "1:14: optimizer.lr: must be a number, not empty"),
+        ("optimizer.lr=[1", "1:16: not YAML"),
+        ("epochs", "1:1: 'epochs' is not a setting; write key=value"),
+        ("=3", "1:1: '=3' is not a setting"),
+    ],
+)
+def test_a_wrong_override_is_shown_at_its_place(write: Write, text: str, place: str) -> None:
+    with pytest.raises(SpecFileError) as caught:
+        specs.load(write(GOOD + "seed: 0\n"), [text])
+    assert len(caught.value.problems) == 1
+    assert str(caught.value).startswith(f"-o {text}:{place}")
+
+
+def test_a_loaded_spec_can_be_overridden_under_the_same_checks(spec: PretrainSpec) -> None:
+    assert specs.override(spec, ["probe.knn.k=5"]).probe.knn.k == 5
+    assert specs.override(spec, []) == spec
+    with pytest.raises(SpecFileError, match=r"-o training.batch_size=72:1:21: equivariance.splits"):
+        specs.override(spec, ["training.batch_size=72"])
+
+
+@pytest.mark.parametrize("name", ["tiny", "1e3", "on", "010", "2020-01-01", "1.5", "null", "true"])
+def test_dump_and_load_give_an_equal_spec(spec: PretrainSpec, write: Write, name: str) -> None:
+    named = PretrainSpec.model_validate({**spec.model_dump(), "name": name})
+    assert specs.load(write(specs.dump(named))) == named
+
+
+def test_dump_shows_the_defaults(write: Write) -> None:
+    assert "temperature: 0.5" in specs.dump(specs.load(write(GOOD)))
+
+
+def test_find_takes_a_path_and_a_shipped_name(write: Write) -> None:
+    path = write(GOOD)
+    assert specs.find(str(path)) == path
+    assert specs.load(specs.find("digits/care-simclr")).name == "digits/care-simclr"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("digits/care-simcrl", "did you mean 'digits/care-simclr'"),
+        ("", "one of: cifar10/care-simclr"),
+        ("../experiments/digits/simclr", "no spec"),
+    ],
+)
+def test_find_names_what_comes_close(text: str, said: str) -> None:
+    with pytest.raises(CommandError, match=said):
+        specs.find(text)
+
+
+def test_find_names_a_file_that_comes_close(write: Write) -> None:
+    path = write(GOOD)
+    with pytest.raises(CommandError, match=f"did you mean '{path}'"):
+        specs.find(str(path.with_name("spce.yaml")))
+
+
+def test_a_grid_has_the_same_errors(write: Write) -> None:
+    path = write(
+        "title: t\nsource: s\ncolumns: [cifar10]\nprofiles:\n  p: {datasets: [cifar], seed: [0]}\n"
+        "rows:\n  SimCLR:\n    cifar10: {mena: 1, sd: -2}\n    cifar1: {mean: 3}\n"
+    )
+    with pytest.raises(SpecFileError) as caught:
+        specs.load_grid(path)
+    assert [(p.line, p.column, p.key, p.message) for p in caught.value.problems] == [
+        (5, 3, "profiles.p.seeds", "is required"),
+        (5, 26, "profiles.p.seed", "unknown key, did you mean 'seeds'?"),
+        (8, 15, "rows.SimCLR.cifar10.mena", "unknown key, did you mean 'mean'?"),
+        (8, 28, "rows.SimCLR.cifar10.sd", "must be ≥ 0, not -2"),
+    ]
+
+
+def test_a_grids_datasets_must_be_columns(write: Write) -> None:
+    path = write(
+        "title: t\nsource: s\ncolumns: [cifar10]\nprofiles:\n  p: {datasets: [cifar], seeds: [0]}\n"
+        "rows:\n  SimCLR:\n    cifar1: {mean: 3}\n"
+    )
+    with pytest.raises(SpecFileError) as caught:
+        specs.load_grid(path)
+    assert [(p.line, p.column, p.key) for p in caught.value.problems] == [
+        (5, 17, "profiles.p.datasets"),
+        (8, 13, "rows.SimCLR.cifar1"),
+    ]
+
+
+def test_the_schema_describes_every_section() -> None:
+    described = specs.schema()["properties"]
+    assert set(described) == set(PretrainSpec.model_fields)
+
+
+def test_reading_a_spec_needs_no_torch() -> None:
+    code = (
+        "import sys; from carectl import specs; specs.load(specs.find('digits/simclr'));"
+        "specs.load_grid(specs.find('table1'));"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'mlflow', 'submitit', 'torchvision')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
