@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -30,7 +31,8 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
         if durable:
             _sync_folder(path.parent)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # such as a file where the folder should be
+            aside.unlink()
         raise storage_error(path, error) from error
 
 

@@ -8,6 +8,7 @@ done again have the same values, and they are not recorded twice.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,14 @@ class MetricsLog:
         try:
             with self.path.open("ab") as file:
                 file.write(b"".join(_line(row) for row in rows))
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def sync(self) -> None:
+        """Bring the rows to the disk: a checkpoint must never be ahead of its record."""
+        try:
+            with self.path.open("ab") as file:
+                os.fsync(file.fileno())
         except OSError as error:
             raise storage_error(self.path, error) from error
 

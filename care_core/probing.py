@@ -58,7 +58,7 @@ def probe(
     train = data.load(spec.data.name, "train", data_dir, size)
     say(f"features of {len(train)} training images")
     splits = list(_splits(spec, train, data_dir, size))
-    measures = [_measure(spec, encoder, *split, say) for split in splits]
+    measures = [_measure(spec, encoder, *split, run_dir, say) for split in splits]
     result = {
         "kind": "probe",
         "measured_on": f"{spec.probe.folds} folds of the training set"
@@ -102,7 +102,12 @@ def _splits(
 
 
 def _measure(
-    spec: ProbeSpec, encoder: Encoder, train: ImageSet, test: ImageSet, say: Callable[[str], None]
+    spec: ProbeSpec,
+    encoder: Encoder,
+    train: ImageSet,
+    test: ImageSet,
+    run_dir: Path,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     known, asked = extract(encoder, train.images, spec), extract(encoder, test.images, spec)
     classes = DATASETS[spec.data.name].classes
@@ -125,7 +130,7 @@ def _measure(
             found.setdefault("hue_r2", {})[layer] = hue_r2(x, train.hues, y, test.hues)
     if "geometry" in spec.kinds:
         say("geometry")
-        found["geometry"] = _geometry(spec, encoder, test)
+        found["geometry"] = _geometry(spec, encoder, test, run_dir)
     return found
 
 
@@ -171,8 +176,11 @@ def _circle(hues: Tensor) -> Tensor:
     return torch.stack([angle.cos(), angle.sin()], dim=1)
 
 
-def _geometry(spec: ProbeSpec, encoder: Encoder, test: ImageSet) -> dict[str, float]:
-    """γ_f and Wahba errors of projections, over augmentations that each act on all images."""
+def _geometry(spec: ProbeSpec, encoder: Encoder, test: ImageSet, run_dir: Path) -> dict[str, float]:
+    """γ_f and Wahba errors of projections, over augmentations that each act on all images.
+
+    What each augmentation gave, and where the images lie, goes to artifacts/geometry.json.
+    """
     settings, facts = spec.probe.geometry, DATASETS[spec.data.name]
     device = next(encoder.parameters()).device
     pixels = test.images[: settings.images].to(device)
@@ -203,7 +211,25 @@ def _geometry(spec: ProbeSpec, encoder: Encoder, test: ImageSet) -> dict[str, fl
                     "displacement": gamma.displacement,
                 }
             )
+    hues = None if test.hues is None else test.hues[: len(plain)].tolist()
+    write_json(
+        run_dir / "artifacts" / "geometry.json",
+        {
+            "augmentations": rows,
+            "components": _principal(plain).tolist(),
+            "labels": test.labels[: len(plain)].tolist(),
+            "hues": hues,
+        },
+        durable=False,
+    )
     return {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
+
+
+def _principal(z: Tensor) -> Tensor:
+    """(n, d) rows → (n, 2): their first two principal components."""
+    centred = z.double() - z.double().mean(dim=0)
+    _, _, vt = torch.linalg.svd(centred, full_matrices=False)
+    return centred @ vt[:2].T
 
 
 def _accuracy(guess: Tensor, truth: Tensor) -> float:

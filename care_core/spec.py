@@ -148,6 +148,8 @@ class Monitor(Section):
 
 
 class Log(Section):
+    """How often the loss terms are written down; costs one synchronisation with the device."""
+
     every_steps: int = Field(10, ge=1, description="steps between two rows of a curve")
 
 
@@ -171,6 +173,8 @@ class LinearProbe(Section):
 
 
 class KnnProbe(Section):
+    """Votes of the k nearest training images by cosine, weighted by exp(cos / temperature)."""
+
     k: int = Field(200, ge=1)
     temperature: Positive = 0.5
 

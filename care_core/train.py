@@ -132,7 +132,7 @@ class _Run:
 
             epoch_ended = self.step % self.per_epoch == 0
             if self.step % spec.log.every_steps == 0 or self.step == self.steps:
-                self._record({**terms, "lr": torch.tensor(rate)})
+                self._record({**terms, "lr": torch.tensor(rate, dtype=torch.float64)})
             if epoch_ended:
                 self._epoch_end(epoch + 1)
             if self._save_is_due(epoch_ended):
@@ -196,6 +196,7 @@ class _Run:
 
     def _save(self) -> None:
         folder = self.run_dir / "checkpoints"
+        self.log.sync()
         checkpoint.save(
             folder,
             {

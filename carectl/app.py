@@ -84,6 +84,7 @@ def evaluate(
     probe: Annotated[
         list[str] | None, typer.Option(help="linear, knn or geometry; repeatable; default: all")
     ] = None,
+    plots: Annotated[bool, typer.Option("--plots", help="Draw the embedding's geometry")] = False,
     override: Override = None,
     backend: Backend = "local",
     gpus: Gpus = None,
@@ -113,12 +114,14 @@ def evaluate(
     for kind in probe or ():
         if kind not in known:
             raise CommandError(f"--probe {kind}: must be one of {', '.join(known)}")
-    loaded, source = source_of(runs_dir, run)
+    if plots and probe and "geometry" not in probe:
+        raise CommandError("--plots draws the geometry; add --probe geometry, or leave --probe out")
+    loaded, source = source_of(runs_dir, run, epoch)
     loaded = specs.override(loaded, [*(override or []), *options.settings()])
     planner = Planner(runs_dir, data_dir)
     planner.probe(loaded, source, epoch=epoch, kinds=tuple(probe or known))
     outcome = carry_out(planner, options, output, "eval")
-    report_runs(outcome, options, output, "eval")
+    report_runs(outcome, options, output, "eval", plots)
     raise typer.Exit(outcome.code)
 
 

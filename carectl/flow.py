@@ -104,12 +104,18 @@ def carry_out(planner: Planner, options: Options, output: Output, command: str) 
     return Outcome(plan, states, code)
 
 
-def report_runs(outcome: Outcome, options: Options, output: Output, command: str) -> None:
+def report_runs(
+    outcome: Outcome, options: Options, output: Output, command: str, plots: bool = False
+) -> None:
     """The end of `pretrain` and `eval`: each run's result, and what to do about failures."""
     if outcome.states is None:
         return
     for planned in outcome.plan:
         output.result(tables.detail(Run(options.runs_dir / planned.run_id)))
+    if plots and not outcome.failed:
+        from carectl.reports import shape
+
+        output.result(f"plot: {shape.draw(options.runs_dir / outcome.plan[-1].run_id)}")
     output.emit(
         command,
         plan=tables.plan_values(outcome.plan),

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from care_core.errors import CareError
-from care_core.files import read_json, write_json
+from care_core.errors import CareError, StorageError
+from care_core.files import write_json
 from care_core.spec import PretrainSpec, ProbeSpec
 from carectl import processes
 from carectl.backends import slots
@@ -52,13 +52,14 @@ def execute(run_dir: str, attempt: int, chosen: list[str]) -> None:
         _work(run, tracker, lambda: bool(asked_to_stop))
     except BaseException as error:
         cancelled = (folder / "cancelled.json").exists()
+        print(f"error: {_sentence(error)}", flush=True)
         if not cancelled:
-            write_json(folder / "error.json", {"message": _sentence(error), "at": time.time()})
+            with contextlib.suppress(StorageError):  # a full disk: the log alone has the words
+                write_json(folder / "error.json", {"message": _sentence(error), "at": time.time()})
         if tracker:
             tracker.finish("KILLED" if cancelled else "FAILED")
         if not isinstance(error, CareError):
             traceback.print_exc()
-        print(f"error: {_sentence(error)}", flush=True)
     finally:
         for handle in (*held, lock):
             os.close(handle)
@@ -138,14 +139,3 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, MemoryError) or "out of memory" in str(error):
         return f"out of memory ({error}); lower training.batch_size"
     return f"{type(error).__name__}: {error}"
-
-
-def last_words(attempt: Path) -> str:
-    """The last line a job printed, for a status that must explain itself."""
-    note = read_json(attempt / "error.json")
-    if note:
-        return str(note["message"])
-    lines = [
-        line for path in sorted(attempt.glob("*_log.*")) for line in path.read_text().splitlines()
-    ]
-    return lines[-1] if lines else ""

@@ -146,11 +146,13 @@ class Planner:
         return self._fingerprints[name]
 
 
-def source_of(runs_dir: Path, text: str) -> tuple[PretrainSpec, Run | Path]:
+def source_of(
+    runs_dir: Path, text: str, epoch: int | None = None
+) -> tuple[PretrainSpec, Run | Path]:
     """What `carectl eval RUN|CHECKPOINT` names: a pretraining and where its weights lie.
 
     Raises:
-        CommandError: no such run, or not a pretraining.
+        CommandError: no such run, not a pretraining, or not yet trained to its end.
     """
     path = Path(text)
     if path.suffix == ".pt" and path.exists():
@@ -160,4 +162,10 @@ def source_of(runs_dir: Path, text: str) -> tuple[PretrainSpec, Run | Path]:
     run = runs.find(runs_dir, text)
     if run.record.get("kind") != "pretrain":
         raise CommandError(f"{run.id} is not a pretraining, so there is no encoder to probe")
+    state = runs.status(run).state
+    if state != "done" and epoch is None:
+        raise CommandError(
+            f"{run.id} is {state}, so its last epoch is not there yet; give --epoch N for an "
+            "earlier one, or finish it with the command that began it"
+        )
     return PretrainSpec.model_validate(run.record["spec"]), run

@@ -10,13 +10,18 @@ from typing import Any
 
 
 def describe(pid: int) -> dict[str, Any]:
-    """What identifies a process for good: host, pid and its start time in clock ticks."""
-    return {"host": socket.gethostname(), "pid": pid, "started_ticks": _start_ticks(pid)}
+    """What identifies a process for good: host, boot, pid and start time in clock ticks."""
+    return {
+        "host": socket.gethostname(),
+        "boot": _boot(),
+        "pid": pid,
+        "started_ticks": _start_ticks(pid),
+    }
 
 
 def alive(handle: dict[str, Any]) -> bool:
     """Whether the process described is still running here (a zombie is not)."""
-    if handle.get("host") != socket.gethostname():
+    if handle.get("host") != socket.gethostname() or handle.get("boot") != _boot():
         return False
     ticks = _start_ticks(int(handle["pid"]))
     return ticks is not None and ticks == handle.get("started_ticks")
@@ -31,6 +36,14 @@ def signal_group(handle: dict[str, Any], number: signal.Signals) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def _boot() -> str:
+    """What this start of the machine is called: ticks and pids begin anew with each."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _start_ticks(pid: int) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ def reproduce(
         profile=profile,
         plan=tables.plan_values(outcome.plan),
         report={name: str(path) for name, path in paths.items()},
+        table=dataclasses.asdict(table),
         states={run: status._asdict() for run, status in outcome.states.items()},
     )
     if outcome.failed:
@@ -63,11 +65,13 @@ def report(
 ) -> int:
     """Write the report from what is done, without submitting anything."""
     grid, cells, _, pairs = _plan(target, profile, only, seeds, options)
-    paths = _present(_table(grid, cells, pairs, options), _folder(options, target, profile), output)
+    table = _table(grid, cells, pairs, options)
+    paths = _present(table, _folder(options, target, profile), output)
     output.emit(
         f"report {target}",
         profile=profile,
         report={name: str(path) for name, path in paths.items()},
+        table=dataclasses.asdict(table),
     )
     output.next(f"carectl reproduce {target} --profile {profile} runs what is missing")
     return 0

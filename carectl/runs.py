@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from care_core.files import read_json, write_bytes, write_json
 from carectl import processes
+from carectl.backends import tickets
 from carectl.errors import CommandError
 from carectl.identity import SHOWN, Identity
 
@@ -136,17 +137,31 @@ def status(run: Run) -> Status:
             return Status(state, str(note.get("message", "")))  # type: ignore[arg-type]
     handle = read_json(newest / "handle.json")
     if handle is None:
-        if (newest / "ticket.json").exists():
+        if tickets.of(run.path.parent, run.id):
             return Status("queued", "waiting for a free slot")
-        return Status("lost", "it was never handed to the queue")
+        if (newest / "handle.json").exists():  # taken up between the two looks
+            return status(run)
+        return Status("lost", "it was never handed to the queue; the same command submits it")
     if not processes.alive(handle):
         # The job may have finished between the two looks.
         if (run.path / "result.json").exists():
             return Status("done")
         if (newest / "error.json").exists():
             return status(run)
-        return Status("lost", "the job ended without a word (killed?); the same command resumes it")
+        return Status("lost", _last_words(newest))
     beat = run.progress.get("heartbeat")
     if beat and time.time() - max(beat, handle.get("since", 0)) > STALE_AFTER_S:
         return Status("stale", f"no heartbeat for {time.time() - beat:.0f} s")
     return Status("running")
+
+
+def _last_words(attempt: Path) -> str:
+    """Why a job that left no error is gone: what it said last, if it complained."""
+    for path in sorted(attempt.glob("*_log.out")):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").splitlines()
+        said = [line for line in lines if line.startswith("error: ")]
+        if said:
+            return said[-1].removeprefix("error: ")
+    return "the job ended without a word (killed?); the same command resumes it"

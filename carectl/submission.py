@@ -69,12 +69,20 @@ def _prepare(
         "name": planned.name,
         "spec": planned.spec.model_dump(mode="json"),
     }
+    made_before = (place.runs_dir / planned.run_id).exists()
     run = runs.create(place.runs_dir, planned.identity, record, planned.yaml)
     job = run.job
     if not job:
-        parent = _tracked(place.runs_dir, planned.source_run)
-        run_id = tracking.create_run(
-            address, experiment_id, run.id, record["spec"], _tags(planned, run, place, code), parent
+        sha256 = planned.identity.sha256
+        # a kill may have come between making the MLflow run and noting it down
+        run_id = tracking.find_run(address, experiment_id, sha256) if made_before else None
+        run_id = run_id or tracking.create_run(
+            address,
+            experiment_id,
+            run.id,
+            record["spec"],
+            _tags(planned, run, place, code),
+            _tracked(place.runs_dir, planned.source_run),
         )
         job = {
             "threads": planned.threads or len(os.sched_getaffinity(0)),

@@ -85,6 +85,14 @@ def create_run(
     return run_id
 
 
+def find_run(address: str, experiment_id: str, spec_hash: str) -> str | None:
+    """The id of the run that was made for a spec hash, if there is one."""
+    found = client(address).search_runs(
+        [experiment_id], filter_string=f"tags.spec_hash = '{spec_hash}'", max_results=1
+    )
+    return str(found[0].info.run_id) if found else None
+
+
 class RunTracker:
     """Sends a run's record to MLflow whenever a checkpoint has made it safe.
 

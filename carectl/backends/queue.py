@@ -7,7 +7,6 @@ A job started twice by such a change of hands claims its attempt once (carectl.j
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import time
@@ -16,8 +15,7 @@ from typing import Any
 
 from care_core.files import read_json, write_json
 from carectl import runs
-from carectl.backends import slots
-from carectl.backends.local import pending, ticket, tickets_dir
+from carectl.backends import slots, tickets
 from carectl.jobs import execute
 from carectl.runs import Run
 
@@ -38,12 +36,9 @@ class Started:
 
 def serve(runs_dir: Path) -> None:
     """Work through the tickets until none is left."""
-    while pending(runs_dir):
-        lock = os.open(tickets_dir(runs_dir) / "queue.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
+    while tickets.waiting(runs_dir):
+        lock = tickets.take_lock(runs_dir)
+        if lock is None:
             return
         _serve_locked(runs_dir)
         os.close(lock)  # then look once more: a ticket may have come while the lock was held
@@ -52,7 +47,7 @@ def serve(runs_dir: Path) -> None:
 def _serve_locked(runs_dir: Path) -> None:
     started: list[Started] = []
     while True:
-        waiting = pending(runs_dir)
+        waiting = tickets.waiting(runs_dir)
         for job in started:
             _settle(runs_dir, job)
         started = [job for job in started if not job.ended()]
@@ -63,13 +58,13 @@ def _serve_locked(runs_dir: Path) -> None:
         for path in waiting:
             if path in held_by:
                 continue
-            content = ticket(path)
+            content = tickets.read(path)
             if content is None or not _ready(runs_dir, path, content):
                 continue
-            usable = [str(s) for s in content["slots"] if s not in busy and slots.free(str(s))]  # type: ignore[attr-defined]
-            if len(usable) < int(content["count"]):  # type: ignore[call-overload]
+            usable = [slot for slot in content["slots"] if slot not in busy and slots.free(slot)]
+            if len(usable) < content["count"]:
                 break  # in order: a small job must not overtake a large one for ever
-            chosen = usable[: int(content["count"])]  # type: ignore[call-overload]
+            chosen = usable[: content["count"]]
             started.append(_start(runs_dir, path, content, chosen))
             busy |= set(chosen)
         time.sleep(POLL_S)
