@@ -85,5 +85,16 @@ def publishing(run_dir: Path, step: int) -> None:
         write_json(run_dir / "published.json", {"step": step})
 
 
+def complete(run_dir: Path) -> bool:
+    """Whether everything of a done run was published."""
+    record = read_json(run_dir / "published.json")
+    return bool(record and record.get("complete"))
+
+
+def completed(run_dir: Path, step: int) -> None:
+    """Record that everything up to the last step was published."""
+    write_json(run_dir / "published.json", {"step": step, "complete": True})
+
+
 def _line(row: Row) -> bytes:
     return (json.dumps(row._asdict()) + "\n").encode()

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from care_core import augment, checkpoint, data, draws, geometry, knn
 from care_core.data.base import ImageSet
+from care_core.errors import CheckpointError
 from care_core.features import extract
 from care_core.files import read_json, write_json
 from care_core.models import Encoder
@@ -79,9 +80,15 @@ def load_encoder(path: Path, device: torch.device | str = "cpu") -> Encoder:
         CheckpointError: damaged, or not one of this engine's.
     """
     state = checkpoint.read(path, device)
-    spec = PretrainSpec.model_validate_json(state["spec"])
-    encoder = Encoder(spec.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    encoder.load_state_dict(state["model"])
+    try:
+        spec = PretrainSpec.model_validate_json(state["spec"])
+        encoder = Encoder(spec.model)
+        encoder.load_state_dict(state["model"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: not a checkpoint of this engine (its spec and weights do not fit)"
+        ) from error
+    encoder = encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     encoder.eval()
     return encoder
 

@@ -196,6 +196,12 @@ class Probe(Section):
     knn: KnnProbe = KnnProbe()
     geometry: GeometryProbe = GeometryProbe()
 
+    @model_validator(mode="after")
+    def _folds(self) -> Probe:
+        if self.folds == 1:
+            raise ValueError("folds: 1 leaves nothing to learn from; take 0 or at least 2")
+        return self
+
 
 class Launch(Section):
     """Where a job runs. Changes no result, so it is not part of the identity."""

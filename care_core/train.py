@@ -17,12 +17,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from care_core import augment, checkpoint, data, draws, knn, methods
+from care_core import augment, checkpoint, data, draws, knn, methods, metrics
 from care_core.data.base import ImageSet
 from care_core.distributed import World
 from care_core.errors import CareError, SpecError
 from care_core.files import read_json, write_json
-from care_core.metrics import MetricsLog
 from care_core.spec import DATASETS, Optimizer, PretrainSpec, Schedule
 
 
@@ -33,7 +32,7 @@ class Interrupted(CareError):
 class Tracker(Protocol):
     """Whoever wants to know that the record up to a step can no longer be lost."""
 
-    def committed(self, step: int) -> None: ...
+    def committed(self, step: int) -> object: ...
 
 
 def pretrain(
@@ -104,10 +103,14 @@ class _Run:
         self.method = methods.build(spec, self.world).to(self.device)
         self.optimizer = build_optimizer(spec.optimizer, self.method)
         self.step = self._resume()
-        self.log = MetricsLog(run_dir, self.step if self.step else -1)
+        self.log = metrics.MetricsLog(run_dir, self.step if self.step else -1)
         self.saved_at = self.started = time.monotonic()
         self.first_step = self.step
-        self.latest: dict[str, float] = {}
+        self.latest = {
+            row.key: row.value
+            for row in metrics.read(run_dir)
+            if row.step <= self.step and row.key != "epoch"
+        }
 
     def train(self) -> dict[str, Any]:
         """From the step resumed at to the last one; then the result."""
@@ -136,9 +139,9 @@ class _Run:
             if epoch_ended:
                 self._epoch_end(epoch + 1)
             if self._save_is_due(epoch_ended):
-                self._save()
+                self._save(terms["loss"])
             if self.step < self.steps and self.stop():
-                self._save()
+                self._save(terms["loss"])
                 raise Interrupted(f"stopped on request after step {self.step}; it can go on")
         return self._finish()
 
@@ -168,14 +171,17 @@ class _Run:
     def _record(self, terms: dict[str, Tensor]) -> None:
         """Read the terms off the device (the only synchronisation) and write them down."""
         values = {key: float(value) for key, value in terms.items()}
-        if not math.isfinite(values["loss"]):
-            raise CareError(
-                f"the loss is {values['loss']} at step {self.step}; lower optimizer.lr or raise "
-                f"method.temperature, or replay from the last checkpoint in {self.run_dir}"
-            )
+        self._require_finite(values["loss"])
         self.latest |= values
         self.log.append(self.step, values)
         self._progress()
+
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise CareError(
+                f"the loss is {loss} at step {self.step}; lower optimizer.lr or raise "
+                f"method.temperature, or replay from the last checkpoint in {self.run_dir}"
+            )
 
     def _epoch_end(self, epoch: int) -> None:
         every = self.spec.monitor.every_epochs
@@ -194,7 +200,8 @@ class _Run:
         minutes = (time.monotonic() - self.saved_at) / 60
         return policy.every_minutes is not None and minutes >= policy.every_minutes
 
-    def _save(self) -> None:
+    def _save(self, loss: Tensor) -> None:
+        self._require_finite(float(loss))  # of weights that are lost nothing is worth keeping
         folder = self.run_dir / "checkpoints"
         self.log.sync()
         checkpoint.save(

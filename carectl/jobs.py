@@ -15,7 +15,7 @@ from typing import Any
 from care_core.errors import CareError, StorageError
 from care_core.files import write_json
 from care_core.spec import PretrainSpec, ProbeSpec
-from carectl import processes
+from carectl import processes, publishing
 from carectl.backends import slots
 from carectl.runs import Run
 from carectl.tracking import RunTracker
@@ -44,8 +44,7 @@ def execute(run_dir: str, attempt: int, chosen: list[str]) -> None:
         asked_to_stop.append(number)  # nothing is saved in a handler: the step in flight ends first
 
     signal.signal(signal.SIGTERM, note)
-    tracking = run.job.get("tracking")
-    tracker = RunTracker(tracking["uri"], tracking["run_id"], run.path) if tracking else None
+    tracker = publishing.tracker(run)
     if tracker:
         tracker.start()
     try:
@@ -86,19 +85,12 @@ def _work(run: Run, tracker: RunTracker | None, stop: Any) -> None:
     }
     if record["kind"] == "pretrain":
         spec = PretrainSpec.model_validate(record["spec"])
-        result = care_core.pretrain(spec, run.path, tracker=tracker, stop=stop, **common)
-        plots = _pretrain_plots(run)
-        if tracker:
-            tracker.committed(result["steps"])
-            extra = [run.path / "checkpoints" / result["checkpoint"]] if job["upload"] else []
-            tracker.finish("FINISHED", [*_papers(run), *plots, *extra])
-        return
-    probe_spec = ProbeSpec.model_validate(record["spec"])
-    result = care_core.probe(probe_spec, run.path, _source(run, probe_spec), **common)
+        care_core.pretrain(spec, run.path, tracker=tracker, stop=stop, **common)
+    else:
+        probe_spec = ProbeSpec.model_validate(record["spec"])
+        care_core.probe(probe_spec, run.path, _source(run, probe_spec), **common)
     if tracker:
-        at = int((run.path / "result.json").stat().st_mtime * 1000)
-        tracker.values(_figures(result), at)
-        tracker.finish("FINISHED", _papers(run))
+        publishing.publish(run, tracker)
 
 
 def _source(run: Run, spec: ProbeSpec) -> Path:
@@ -108,29 +100,6 @@ def _source(run: Run, spec: ProbeSpec) -> Path:
     if run.job.get("checkpoint"):
         return Path(run.job["checkpoint"])
     return checkpoint.at_epoch(run.path.parent / run.job["source_run"] / "checkpoints", spec.epoch)
-
-
-def _papers(run: Run) -> list[Path]:
-    return [run.path / name for name in ("spec.yaml", "result.json", "code.json")]
-
-
-def _pretrain_plots(run: Run) -> list[Path]:
-    from carectl.reports.curves import draw
-
-    return [draw(run.path)]
-
-
-def _figures(result: dict[str, Any]) -> dict[str, float]:
-    """A probe's result as named numbers; a list over classifier seeds as its mean."""
-    from carectl.tracking import flatten
-
-    figures: dict[str, float] = {}
-    for key, value in flatten(result).items():
-        if isinstance(value, list):
-            figures[key] = sum(value) / len(value)
-        elif isinstance(value, (int, float)) and value == value:
-            figures[key] = float(value)
-    return figures
 
 
 def _sentence(error: BaseException) -> str:

@@ -155,6 +155,13 @@ def status(run: Run) -> Status:
     return Status("running")
 
 
+def working(run: Run) -> bool:
+    """Whether a process of the run's newest attempt is alive here, its result there or not."""
+    attempts = run.attempts
+    handle = read_json(attempts[-1] / "handle.json") if attempts else None
+    return handle is not None and processes.alive(handle)
+
+
 def _last_words(attempt: Path) -> str:
     """Why a job that left no error is gone: what it said last, if it complained."""
     for path in sorted(attempt.glob("*_log.out")):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from care_core.files import read_json, storage_error, write_json
-from carectl import provenance, runs, tracking
+from carectl import provenance, publishing, runs, tracking
 from carectl.backends.base import Backend, Job
 from carectl.errors import ENVIRONMENT, CommandError
 from carectl.plan import Planned, Planner
@@ -55,9 +55,20 @@ def submit(planner: Planner, backend: Backend, place: Place) -> list[Planned]:
             jobs = [_prepare(run, place, address, experiment_id, code) for run in wanted]
             backend.submit(jobs)
         backend.ensure()
+        for run in plan:
+            found = Run(place.runs_dir / run.run_id)
+            if run.action == "reused" and publishing.pending(found) and not runs.working(found):
+                _publish(found)
         return plan
     finally:
         lock.release()
+
+
+def _publish(run: Run) -> None:
+    """What a job that was killed at its very end could not send."""
+    to = publishing.tracker(run)
+    if to:
+        publishing.publish(run, to)
 
 
 def _prepare(

@@ -108,23 +108,30 @@ class RunTracker:
     def start(self) -> None:
         self._try("start", lambda store: store.update_run(self.run_id, status="RUNNING"))
 
-    def committed(self, step: int) -> None:
+    def committed(self, step: int) -> bool:
+        """Send the rows up to a step that is safe; whether they arrived."""
         metrics.publishing(self.run_dir, step)
         rows = [row for row in metrics.read(self.run_dir) if row.step <= step]
-        if self._try("send metrics to", lambda store: self._send(store, rows[self._sent :])):
+        good = self._try("send metrics to", lambda store: self._send(store, rows[self._sent :]))
+        if good:
             self._sent = len(rows)
+        return good
 
-    def finish(self, state: str, artifacts: Iterable[Path] = ()) -> None:
+    def finish(self, state: str, artifacts: Iterable[Path] = ()) -> bool:
         """Set the run's final state (FINISHED, FAILED or KILLED) and store its files."""
-        for path in artifacts:
-            if path.exists():
-                self._try("store files in", lambda s, p=path: s.log_artifact(self.run_id, str(p)))
-        self._try("finish", lambda store: store.set_terminated(self.run_id, status=state))
+        good = all(
+            self._try("store files in", lambda s, p=path: s.log_artifact(self.run_id, str(p)))
+            for path in artifacts
+            if path.exists()
+        )
+        return good and self._try(
+            "finish", lambda store: store.set_terminated(self.run_id, status=state)
+        )
 
-    def values(self, values: dict[str, float], timestamp: int) -> None:
-        """Record final figures, once."""
+    def values(self, values: dict[str, float], timestamp: int) -> bool:
+        """Record final figures, with the time at which they were measured."""
         rows = [metrics.Row(key, value, 0, timestamp) for key, value in values.items()]
-        self._try("send results to", lambda store: self._send(store, rows))
+        return self._try("send results to", lambda store: self._send(store, rows))
 
     def _send(self, store: MlflowClient, rows: list[metrics.Row]) -> None:
         from mlflow.entities import Metric

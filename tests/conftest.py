@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from care_core.files import read_json
 from care_core.spec import PretrainSpec
+from carectl import processes
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -33,6 +42,7 @@ def tiny(**changes: object) -> PretrainSpec:
         "monitor": {"every_epochs": 1, "k": 20},
         "log": {"every_steps": 1},
         "probe": {"linear": {"epochs": 5, "seeds": [0, 1]}, "geometry": {"augmentations": 2}},
+        "launch": {"threads": 1},
     }
     return PretrainSpec.model_validate({**fields, **changes})
 
@@ -42,15 +52,90 @@ def spec() -> PretrainSpec:
     return tiny()
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh MLflow store, made once: making one takes seconds."""
+    from carectl import tracking
+
+    folder = tmp_path_factory.mktemp("store")
+    tracking.experiment(tracking.uri(folder), "unused", folder)
+    return folder / "mlflow.db"
+
+
+class Project:
+    """A project folder, and `carectl` run in it as a person would."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.runs = path, path / "runs"
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-c", "from carectl.app import main; main()", *arguments]
+
+    def carectl(
+        self, *arguments: str, code: int = 0, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; its exit code must be `code`."""
+        done = subprocess.run(
+            self.command(*arguments), cwd=self.path, env={**os.environ, **env},
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Begin a command in a session of its own."""
+        return subprocess.Popen(
+            self.command(*arguments), cwd=self.path, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def json(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """The one object that a command with --json prints."""
+        return dict(json.loads(self.carectl(*arguments, "--json", code=code).stdout))
+
+    def write(self, spec: PretrainSpec, name: str = "spec.yaml") -> str:
+        """A spec as a file of the project."""
+        from carectl import specs
+
+        (self.path / name).write_text(specs.dump(spec))
+        return name
+
+    def handles(self) -> list[dict[str, Any]]:
+        """The processes of all jobs, dead ones included."""
+        found = [read_json(p) for p in self.path.glob("runs/*/attempts/*/handle.json")]
+        return [handle for handle in found if handle]
+
+    def kill_jobs(self) -> int:
+        """SIGKILL every job that is alive; how many there were."""
+        return sum(processes.signal_group(handle, signal.SIGKILL) for handle in self.handles())
+
+    def kill_queue(self) -> None:
+        """SIGKILL the queue process of this folder."""
+        subprocess.run(["pkill", "-9", "-f", f"carectl.backends.queue {self.runs}"], check=False)
+
+    def steps(self) -> list[int]:
+        """How far each pretraining has come."""
+        found = [read_json(p) for p in self.path.glob("runs/*/progress.json")]
+        return [int(progress["step"]) for progress in found if progress]
+
+
+def wait_until(what: Callable[[], object], seconds: float = 60) -> None:
+    """Look until something is so; fail loudly when it never is."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.05)
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty project folder as the working directory; its queue is gone at the end."""
+def project(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Project]:
+    """An empty project folder as the working directory; nothing of it runs on afterwards."""
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    for handle in tmp_path.glob("runs/*/attempts/*/handle.json"):
-        import signal
-
-        from care_core.files import read_json
-        from carectl import processes
-
-        processes.signal_group(read_json(handle), signal.SIGKILL)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    made = Project(tmp_path)
+    yield made
+    made.kill_queue()
+    made.kill_jobs()

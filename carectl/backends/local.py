@@ -26,11 +26,10 @@ class LocalBackend:
     """This machine's slots."""
 
     def __init__(self, runs_dir: Path, devices: str | None = None) -> None:
-        self.runs_dir, self.devices = runs_dir, devices
+        self.runs_dir, self.slots = runs_dir, slots.names(devices)
 
     def submit(self, jobs: list[Job]) -> list[Path]:
         """Write a ticket for each job, in order, and wake the queue."""
-        usable = slots.names(self.devices)
         attempts = []
         for job in jobs:
             attempt = job.run.new_attempt()
@@ -38,8 +37,8 @@ class LocalBackend:
                 "run": job.run.id,
                 "attempt": int(attempt.name),
                 "depends": list(job.depends),
-                "slots": usable,
-                "count": min(max(1, job.gpus), len(usable)),
+                "slots": self.slots,
+                "count": min(max(1, job.gpus), len(self.slots)),
             }
             tickets.write(self.runs_dir, job.run.id, content)
             attempts.append(attempt)

@@ -29,7 +29,9 @@ def wait(watched: Sequence[Run], backend: Backend, output: Output) -> dict[str, 
             states = {run.id: runs.status(run) for run in watched}
             for run in watched:
                 view.show(run, states[run.id])
-            if all(status.state in FINAL for status in states.values()):
+            # a done job may still be sending its record
+            ended = all(status.state in FINAL for status in states.values())
+            if ended and not any(runs.working(run) for run in watched):
                 return states
             time.sleep(POLL_S)
 

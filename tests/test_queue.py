@@ -1,0 +1,183 @@
+"""The local queue: in order, one job a slot, nothing twice, nothing lost, whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import Project, tiny, wait_until
+
+from care_core.files import read_json
+from carectl import processes, runs
+from carectl.backends import slots, tickets
+from carectl.errors import CommandError
+from carectl.runs import Run
+
+
+def states(project: Project) -> dict[str, str]:
+    return {run.id: runs.status(run).state for run in runs.listing(project.runs)}
+
+
+def test_jobs_wait_in_line_for_the_one_slot_and_run_in_order(project: Project) -> None:
+    name = project.write(tiny(training={"epochs": 2, "batch_size": 128}))
+    for seed in range(3):
+        project.carectl("pretrain", name, "-o", f"seed={seed}", "--detach")
+    seen = set()
+
+    def done() -> bool:
+        now = list(states(project).values())
+        seen.add(now.count("running"))
+        return now == ["done"] * 3
+
+    wait_until(done)
+    assert seen <= {0, 1}
+    since = [
+        read_json(p)["since"] for p in sorted(project.path.glob("runs/*/attempts/1/handle.json"))
+    ]
+    assert since == sorted(since)
+
+
+def test_two_shells_at_once_submit_a_run_once(project: Project) -> None:
+    name = project.write(tiny())
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: project.json("pretrain", name), range(3)))
+    assert sorted(answer["plan"][0]["action"] for answer in found) == ["new", "running", "running"]
+    assert len(list(project.path.glob("runs/*/attempts/*"))) == 1
+    assert {answer["runs"][0]["state"] for answer in found} == {"done"}
+
+
+def test_a_killed_queue_is_replaced_by_the_next_command_and_its_job_goes_on(
+    project: Project,
+) -> None:
+    name = project.write(tiny(training={"epochs": 6, "batch_size": 128}))
+    project.carectl("pretrain", name, "--detach")
+    project.carectl("pretrain", name, "-o", "seed=1", "--detach")
+    wait_until(project.steps)
+    project.kill_queue()
+    project.carectl("pretrain", name, "-o", "seed=1")
+    wait_until(lambda: set(states(project).values()) == {"done"})
+    assert len(list(project.path.glob("runs/*/attempts/*"))) == 2
+
+
+def test_after_everything_is_killed_the_same_commands_finish_everything(project: Project) -> None:
+    name = project.write(tiny(training={"epochs": 6, "batch_size": 128}))
+    waiting = [project.start("pretrain", name, "-o", f"seed={seed}") for seed in range(2)]
+    wait_until(project.steps)
+    for process in waiting:
+        process.kill()
+        process.communicate()
+    project.kill_queue()
+    project.kill_jobs()
+    wait_until(lambda: "running" not in states(project).values())
+    assert sorted(states(project).values()) == ["lost", "queued"]
+    for seed in range(2):
+        project.carectl("pretrain", name, "-o", f"seed={seed}")
+    assert set(states(project).values()) == {"done"}
+
+
+def test_what_hangs_on_a_failed_run_is_blocked_and_goes_on_once_that_is_mended(
+    project: Project,
+) -> None:
+    grid = ["reproduce", "table1", "--profile", "smoke", "--only", "CARE-SimCLR"]
+    plan = project.json(*grid, "--dry-run")["plan"]
+    pretrain, probe = (run["run"] for run in plan)
+    assert plan[1]["depends"] == [pretrain]
+    blocker = project.runs / pretrain / "checkpoints"
+    blocker.parent.mkdir(parents=True)
+    blocker.write_text("a file where a folder has to be")
+    failed = project.carectl(*grid, code=1)
+    assert "cannot write" in failed.stderr
+    assert states(project) == {pretrain: "failed", probe: "blocked"}
+    blocker.unlink()
+    project.carectl(*grid)
+    assert states(project) == {pretrain: "done", probe: "done"}
+
+
+def test_a_queued_job_can_be_cancelled_and_taken_up_again(project: Project) -> None:
+    name = project.write(tiny())
+    (slot,) = slots.names()
+    held = slots.take(slot)
+    project.carectl("pretrain", name, "--detach")
+    (run,) = runs.listing(project.runs)
+    assert runs.status(run).state == "queued"
+    assert "cancelled" in project.carectl("cancel", run.id).stdout
+    assert runs.status(run).state == "cancelled"
+    assert not tickets.waiting(project.runs)
+    os.close(held)
+    assert project.json("pretrain", name)["plan"][0]["action"] == "retry"
+    assert runs.status(run).state == "done"
+
+
+def test_a_run_whose_submission_was_cut_off_is_lost_and_not_queued_for_ever(
+    project: Project,
+) -> None:
+    run = Run(project.runs / "x-000000000000")
+    run.new_attempt()
+    assert runs.status(run).state == "lost"
+    tickets.write(project.runs, run.id, {"run": run.id, "attempt": 1})
+    assert runs.status(run).state == "queued"
+
+
+def test_a_recycled_pid_is_neither_alive_nor_signalled(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    mine = processes.describe(child.pid)
+    assert processes.alive(mine)
+    for change in ({"started_ticks": mine["started_ticks"] - 1}, {"boot": "x"}, {"host": "x"}):
+        other = {**mine, **change}
+        assert not processes.alive(other)
+        assert not processes.signal_group(other, signal.SIGKILL)
+    time.sleep(0.1)
+    assert child.poll() is None
+    child.kill()
+    child.wait()
+    assert not processes.alive(mine)
+
+
+def stub_gpus(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """A machine that says it has some GPUs."""
+    folder.mkdir()
+    script = folder / "nvidia-smi"
+    script.write_text(f"#!/bin/sh\nseq 0 {count - 1}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_the_slots_are_the_gpus_within_what_is_visible_and_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    stub_gpus(tmp_path / "bin", monkeypatch, 4)
+    assert slots.names() == ["gpu-0", "gpu-1", "gpu-2", "gpu-3"]
+    assert slots.names("2,3") == ["gpu-2", "gpu-3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")
+    assert slots.names() == ["gpu-1", "gpu-2"]
+    with pytest.raises(CommandError, match="GPU 3 is not here"):
+        slots.names("2,3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert slots.names() == ["cpu-0"]
+
+
+def test_a_job_sees_the_gpu_of_its_slot(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    stub_gpus(tmp_path / "bin", monkeypatch, 4)
+    name = project.write(tiny(training={"epochs": 3, "batch_size": 128}))
+    commands = [("seed=0", "2,3"), ("seed=1", "2,3")]
+    for seed, devices in commands:
+        project.carectl("pretrain", name, "-o", seed, "--devices", devices, "--detach")
+    wait_until(lambda: len(project.handles()) == 2)
+    seen = set()
+    for handle in project.handles():
+        lines = Path(f"/proc/{handle['pid']}/environ").read_bytes().split(b"\0")
+        (visible,) = (x.partition(b"=")[2] for x in lines if x.startswith(b"CUDA_VISIBLE_DEVICES"))
+        assert handle["slots"] == [f"gpu-{visible.decode()}"]
+        seen.add(visible)
+    assert seen == {b"2", b"3"}
+    wait_until(lambda: set(states(project).values()) == {"done"})
