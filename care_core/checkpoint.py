@@ -1,7 +1,8 @@
 """Checkpoints: written atomically, named by their content, verified and fallen back from.
 
-`checkpoints/e0030-s00000330-<16 hex>.pt` holds the state after step 330, with 30 epochs complete;
-the hex digits begin the file's sha256, so a torn or damaged file shows itself by its name.
+`checkpoints/e0030-s00000330-<16 hex>.pt` holds the state after step 330, which ended epoch 30
+(`e0030+` would be a state within epoch 31); the hex digits begin the file's sha256, so a torn or
+damaged file shows itself by its name.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from typing import Any, NamedTuple
 
 import torch
 
-from care_core.errors import CheckpointError
+from care_core.errors import CheckpointError, StorageError
 from care_core.files import write_bytes
 
-_NAME = re.compile(r"e(\d+)-s(\d+)-([0-9a-f]{16})\.pt")
+_NAME = re.compile(r"e(\d+)(\+?)-s(\d+)-([0-9a-f]{16})\.pt")
 
 
 class Entry(NamedTuple):
-    """One checkpoint file: `epoch` epochs complete, `step` steps done."""
+    """One checkpoint file: `epoch` epochs and `step` steps done; `whole`: no epoch is begun."""
 
     step: int
     epoch: int
+    whole: bool
     digest: str
     path: Path
 
@@ -37,12 +39,18 @@ def entries(folder: Path) -> list[Entry]:
     for path in folder.glob("*.pt"):
         match = _NAME.fullmatch(path.name)
         if match:
-            found.append(Entry(int(match[2]), int(match[1]), match[3], path))
+            found.append(Entry(int(match[3]), int(match[1]), not match[2], match[4], path))
     return sorted(found)
 
 
-def save(folder: Path, state: dict[str, Any], *, epoch: int, step: int) -> Entry:
+def save(
+    folder: Path, state: dict[str, Any], *, epoch: int, step: int, whole: bool = True
+) -> Entry:
     """Write the state after `step`, replacing an older file of the same step.
+
+    Args:
+        epoch: how many are complete.
+        whole: whether `step` was the last one of that epoch.
 
     Raises:
         StorageError: the write failed; the checkpoints before it stand.
@@ -51,7 +59,9 @@ def save(folder: Path, state: dict[str, Any], *, epoch: int, step: int) -> Entry
     torch.save(state, buffer)
     data = buffer.getvalue()
     digest = hashlib.sha256(data).hexdigest()[:16]
-    entry = Entry(step, epoch, digest, folder / f"e{epoch:04d}-s{step:08d}-{digest}.pt")
+    within = "" if whole else "+"
+    path = folder / f"e{epoch:04d}{within}-s{step:08d}-{digest}.pt"
+    entry = Entry(step, epoch, whole, digest, path)
     write_bytes(entry.path, data)
     for other in entries(folder):
         if other.step == step and other.digest != digest:
@@ -63,18 +73,15 @@ def prune(folder: Path, keep: str | int) -> None:
     """Delete what the policy does not keep: never the newest two, one to fall back to.
 
     Args:
-        keep: "last", "all", or N to keep also the first checkpoint of every Nth epoch.
+        keep: "last", "all", or N to keep also the end of every Nth epoch.
     """
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
     if keep == "all":
         return
-    kept_epochs: set[int] = set()
     for entry in entries(folder)[:-2]:
-        if isinstance(keep, int) and entry.epoch % keep == 0 and entry.epoch not in kept_epochs:
-            kept_epochs.add(entry.epoch)
-            continue
-        entry.path.unlink(missing_ok=True)
+        if not (isinstance(keep, int) and entry.whole and entry.epoch % keep == 0):
+            entry.path.unlink(missing_ok=True)
 
 
 def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -82,19 +89,24 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 
     Raises:
         CheckpointError: missing, damaged, or holding anything but tensors (never unpickled).
+        StorageError: it is there but cannot be read now, which says nothing of its content.
     """
     try:
         data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: is not there") from error
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        raise StorageError(
+            f"{path}: cannot be read ({error.strerror}); mend that, then go on"
+        ) from error
     match = _NAME.fullmatch(path.name)
-    if match and hashlib.sha256(data).hexdigest()[:16] != match[3]:
+    if match and hashlib.sha256(data).hexdigest()[:16] != match[4]:
         raise CheckpointError(f"{path}: damaged or truncated (its content is not what was written)")
     try:
         state = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: refused, it holds more than tensors and loading it could run code"
+            f"{path}: refused, it is not a file of tensors alone; loading it could run code"
         ) from error
     except Exception as error:  # the unpickler raises whatever damage makes it raise
         raise CheckpointError(f"{path}: damaged or not a checkpoint") from error
@@ -128,9 +140,10 @@ def at_epoch(folder: Path, epoch: int | None) -> Path:
     if epoch is None:
         return present[-1].path
     for entry in present:
-        if entry.epoch == epoch:
+        if entry.epoch == epoch and entry.whole:
             return entry.path
-    known = ", ".join(str(number) for number in sorted({entry.epoch for entry in present}))
+    ends = sorted({entry.epoch for entry in present if entry.whole})
+    known = ", ".join(map(str, ends)) or "none"
     raise CheckpointError(
         f"{folder}: no checkpoint of epoch {epoch}; there are: {known} "
         "(checkpoint.keep in the spec decides which stay)"

@@ -240,7 +240,7 @@ def _principal(z: Tensor) -> Tensor:
 
 
 def _accuracy(guess: Tensor, truth: Tensor) -> float:
-    return 100 * float((guess == truth).float().mean())
+    return 100 * float((guess == truth).double().mean())
 
 
 def _average(measures: list[dict[str, Any]]) -> dict[str, Any]:

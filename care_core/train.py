@@ -215,6 +215,7 @@ class _Run:
             },
             epoch=self.step // self.per_epoch,
             step=self.step,
+            whole=self.step % self.per_epoch == 0,
         )
         checkpoint.prune(folder, self.spec.checkpoint.keep)
         self.saved_at = time.monotonic()
@@ -222,9 +223,18 @@ class _Run:
             self.tracker.committed(self.step)
 
     def _resume(self) -> int:
+        """Take up the newest good checkpoint. Returns the step after which it was saved."""
+        for leftover in self.run_dir.glob(".*.tmp"):  # a write that a kill cut off
+            leftover.unlink(missing_ok=True)
         state = checkpoint.latest(self.run_dir / "checkpoints", self.say, self.device)
         if state is None:
             return 0
+        other = PretrainSpec.model_validate_json(state["spec"])
+        if other.determining() != self.spec.determining():
+            raise SpecError(
+                f"{self.run_dir} holds a run of another spec ({other.name}, seed {other.seed}); "
+                "take an empty folder"
+            )
         self.method.encoder.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         step = int(state["step"])

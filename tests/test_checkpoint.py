@@ -26,8 +26,11 @@ def state(step: int = 0) -> dict[str, Any]:
 
 
 def save(folder: Path, *places: tuple[int, int]) -> list[checkpoint.Entry]:
-    """Checkpoints at (epoch, step)."""
-    return [checkpoint.save(folder, state(step), epoch=e, step=step) for e, step in places]
+    """Checkpoints at (epoch, step); a step that is no multiple of the epoch lies within one."""
+    return [
+        checkpoint.save(folder, state(step), epoch=e, step=step, whole=e == 0 or step % e == 0)
+        for e, step in places
+    ]
 
 
 def steps(folder: Path) -> list[int]:
@@ -163,7 +166,7 @@ def test_tensors_that_are_not_a_checkpoint_are_refused(tmp_path: Path, value: An
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"none.pt: cannot be read \(No such file"):
+    with pytest.raises(CheckpointError, match=r"none.pt: is not there"):
         checkpoint.read(tmp_path / "none.pt")
 
 
@@ -194,6 +197,7 @@ def test_at_epoch_finds_the_file_or_names_the_epochs_that_there_are(tmp_path: Pa
     with pytest.raises(CheckpointError, match="pretrain the run first"):
         checkpoint.at_epoch(tmp_path, None)
     first, _, third = save(tmp_path, (2, 22), (4, 44), (10, 110))
+    save(tmp_path, (2, 23), (5, 57))  # within epochs 3 and 6
     assert checkpoint.at_epoch(tmp_path, 2) == first.path
     assert checkpoint.at_epoch(tmp_path, None) == third.path
     with pytest.raises(CheckpointError, match=r"no checkpoint of epoch 3; there are: 2, 4, 10 \("):
