@@ -16,7 +16,9 @@ from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
+from care_core.distributed import ALONE, World
 from care_core.errors import CheckpointError, StorageError
 from care_core.files import write_bytes
 
@@ -116,16 +118,25 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def latest(
-    folder: Path, say: Callable[[str], None], device: torch.device | str = "cpu"
+    folder: Path,
+    say: Callable[[str], None],
+    device: torch.device | str = "cpu",
+    world: World = ALONE,
 ) -> dict[str, Any] | None:
-    """The newest state that can be trusted, or None; each file passed over is said aloud."""
-    for entry in reversed(entries(folder)):
+    """The newest state that can be trusted, or None; each file passed over is said aloud.
+
+    Rank 0 looks for it, and all ranks of the world read the file that it found.
+    """
+    state = path = None
+    for entry in reversed(entries(folder)) if world.is_main else ():
         try:
-            return read(entry.path, device)
+            state, path = read(entry.path, device), entry.path
+            break
         except CheckpointError as error:
             say(f"{error}; falling back to the checkpoint before it")
             entry.path.rename(entry.path.with_suffix(".damaged"))
-    return None
+    path = world.told(path)
+    return read(path, device) if path and not state else state
 
 
 def at_epoch(folder: Path, epoch: int | None) -> Path:
@@ -148,3 +159,12 @@ def at_epoch(folder: Path, epoch: int | None) -> Path:
         f"{folder}: no checkpoint of epoch {epoch}; there are: {known} "
         "(checkpoint.keep in the spec decides which stay)"
     )
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """One digest of all parameters and buffers, to compare runs bit by bit."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

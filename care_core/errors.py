@@ -17,5 +17,9 @@ class CheckpointError(CareError):
     """A checkpoint cannot be read, or must not be (a pickle that is not tensors)."""
 
 
+class Interrupted(CareError):
+    """Stopped on request at a step's end, with a checkpoint saved."""
+
+
 class StorageError(CareError):
     """A folder is not writable, or the disk is full."""

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from care_core.launch import Launch
+
 #: Raised whenever a computed function changes, so that old results are not taken for new ones.
 NUMERICS = 1
 
@@ -203,15 +205,6 @@ class Probe(Section):
         return self
 
 
-class Launch(Section):
-    """Where a job runs. Changes no result, so it is not part of the identity."""
-
-    gpus: int = Field(1, ge=0, description="GPUs a job; ignored where the machine has none")
-    threads: int | None = Field(
-        None, ge=1, description="CPU threads a job; default: the slot's share"
-    )
-
-
 class PretrainSpec(Section):
     """One pretraining run, and how it is to be probed."""
 
@@ -234,7 +227,7 @@ class PretrainSpec(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> PretrainSpec:
-        problems = [*self._batch_problems(), *self._schedule_problems()]
+        problems = [*self._batch_problems(), *self._schedule_problems(), *self._rank_problems()]
         if ".." in self.name:
             problems.append("name: may not contain '..'")
         if problems:
@@ -281,6 +274,22 @@ class PretrainSpec(Section):
             )
         return found
 
+    def _rank_problems(self) -> list[str]:
+        """Every rank needs as many images and whole splits as every other."""
+        ranks, term = self.launch.ranks, self.equivariance
+        counts = {"training.batch_size": self.training.batch_size}
+        if term.weight > 0:
+            counts |= {
+                "equivariance.splits": term.splits,
+                "equivariance.batch": term.batch or ranks,
+            }
+        return [
+            f"{key}: {count} cannot be shared out to {ranks} ranks "
+            f"(launch.nodes {self.launch.nodes} × launch.gpus {self.launch.gpus})"
+            for key, count in counts.items()
+            if count % ranks
+        ]
+
     @property
     def image_size(self) -> int:
         """Pixels a side, the dataset's own unless the spec says otherwise."""
@@ -297,6 +306,8 @@ class PretrainSpec(Section):
             mode="json", exclude={"name", "log", "checkpoint", "probe", "launch", "monitor"}
         )
         fields["data"]["image_size"] = self.image_size
+        if self.launch.ranks > 1:  # batch-norm statistics are a rank's own
+            fields["ranks"] = self.launch.ranks
         if self.equivariance.weight == 0:
             fields["equivariance"] = {"weight": 0.0}  # the rest is without effect
         return fields

@@ -3,11 +3,13 @@
 The state after any step is the weights, the optimiser's moments and one integer, since every draw
 is counted (care_core.draws). So an interrupted run goes on bitwise as if it had not been: the
 same machine kind, versions and number of threads give the same final weights.
+
+Of several ranks each runs this loop on its share of the batch, at the same step as the others.
+Batch-norm statistics are a rank's own. Rank 0 alone writes, speaks and tracks.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -19,14 +21,10 @@ from torch import Tensor, nn
 
 from care_core import augment, checkpoint, data, draws, knn, methods, metrics
 from care_core.data.base import ImageSet
-from care_core.distributed import World
-from care_core.errors import CareError, SpecError
+from care_core.distributed import ALONE, World
+from care_core.errors import CareError, Interrupted, SpecError
 from care_core.files import read_json, write_json
 from care_core.spec import DATASETS, Optimizer, PretrainSpec, Schedule
-
-
-class Interrupted(CareError):
-    """Stopped on request at a step's end, with a checkpoint saved."""
 
 
 class Tracker(Protocol):
@@ -45,6 +43,7 @@ def pretrain(
     tracker: Tracker | None = None,
     stop: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda text: None,
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """Train a spec in a run folder, from its last checkpoint if there is one.
 
@@ -55,20 +54,26 @@ def pretrain(
         device: default: the GPU if there is one.
         threads: CPU threads of the tensor library; fixed here, because results depend on it.
         tracker: told after each checkpoint up to which step the record stands.
-        stop: asked after each step; true saves and raises Interrupted.
+        stop: asked after each step; true on any rank saves and raises Interrupted on all.
         say: gets sentences about what happens, one a call.
+        world: this process among its peers (`distributed.join`), each of which must call this.
 
     Returns:
         What is in result.json: steps, seconds, images/s, final loss terms, the weights' sha256.
 
     Raises:
-        DataError, SpecError, StorageError, Interrupted, CareError (a loss that is not finite).
+        DataError, SpecError, StorageError, Interrupted, CareError (a loss that is not finite, or
+        a peer that is gone).
     """
-    result = read_json(run_dir / "result.json")
-    if result:
-        say("already trained; nothing to do")
-        return dict(result)
-    return _Run(spec, run_dir, data_dir, device, threads, tracker, stop, say).train()
+    world.require_even_shares(spec)
+    if not world.is_main:
+        tracker, say = None, lambda text: None
+    with world.naming_losses():
+        result = world.told(read_json(run_dir / "result.json"))
+        if result:
+            say("already trained; nothing to do")
+            return dict(result)
+        return _Run(spec, run_dir, data_dir, device, threads, tracker, stop, say, world).train()
 
 
 class _Run:
@@ -84,11 +89,12 @@ class _Run:
         tracker: Tracker | None,
         stop: Callable[[], bool],
         say: Callable[[str], None],
+        world: World,
     ) -> None:
         self.spec, self.run_dir, self.tracker, self.stop, self.say = (
             spec, run_dir, tracker, stop, say
         )  # fmt: skip
-        self.world = World()
+        self.world = world
         self.device = set_up(device, threads)
         self.images = data.load(spec.data.name, "pretrain", data_dir, spec.image_size)
         self.per_epoch = len(self.images) // spec.training.batch_size
@@ -99,11 +105,12 @@ class _Run:
             )
         self.steps = spec.training.epochs * self.per_epoch
         self.pixels = self.images.images.to(self.device)
-        self.check = self._check_set(data_dir)
-        self.method = methods.build(spec, self.world).to(self.device)
+        self.labelled = data.load(spec.data.name, "train", data_dir, spec.image_size)
+        self.method = methods.build(spec, world).to(self.device)
+        self.forward = world.parallel(self.method)
         self.optimizer = build_optimizer(spec.optimizer, self.method)
         self.step = self._resume()
-        self.log = metrics.MetricsLog(run_dir, self.step if self.step else -1)
+        self.log = metrics.MetricsLog(run_dir, self.step or -1) if world.is_main else None
         self.saved_at = self.started = time.monotonic()
         self.first_step = self.step
         self.latest = {
@@ -116,6 +123,7 @@ class _Run:
         """From the step resumed at to the last one; then the result."""
         spec = self.spec
         self._progress()
+        self._arrange_buckets()
         while self.step < self.steps:
             epoch, position = divmod(self.step, self.per_epoch)
             if position == 0 or self.step == self.first_step:
@@ -127,7 +135,7 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             views, pair = self._views(batch)
-            loss, terms = self.method(views, pair)
+            loss, terms = self.forward(views, pair)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -135,24 +143,32 @@ class _Run:
 
             epoch_ended = self.step % self.per_epoch == 0
             if self.step % spec.log.every_steps == 0 or self.step == self.steps:
-                self._record({**terms, "lr": torch.tensor(rate, dtype=torch.float64)})
+                self._record(terms, rate)
             if epoch_ended:
                 self._epoch_end(epoch + 1)
-            if self._save_is_due(epoch_ended):
+            stopping = self.step < self.steps and self.world.any(self.stop())
+            if stopping or self._save_is_due(epoch_ended):
                 self._save(terms["loss"])
-            if self.step < self.steps and self.stop():
-                self._save(terms["loss"])
+            if stopping:
                 raise Interrupted(f"stopped on request after step {self.step}; it can go on")
         return self._finish()
+
+    def _arrange_buckets(self) -> None:
+        """Go backward once and forget it: see `World.parallel`."""
+        if self.world.size > 1:
+            with self.world.averaged(self.method.encoder):
+                loss, _ = self.forward(*self._views(torch.arange(self.spec.training.batch_size)))
+                loss.backward()
 
     def _views(self, batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The two views augmented image by image, and CARE's pair augmented split by split."""
         spec, term = self.spec, self.spec.equivariance
-        pixels = self.pixels[batch[self.world.share(len(batch))].to(self.device)]
+        batch = batch.to(self.device)
+        pixels = self.pixels[batch[self.world.share(len(batch))]]
         views = [self._augment(pixels, len(batch), f"view{n}") for n in range(2)]
         if term.weight == 0:
             return views, []
-        fed = pixels[: spec.equivariance_batch // self.world.size]
+        fed = self.pixels[batch[self.world.share(spec.equivariance_batch)]]
         return views, [self._augment(fed, term.splits, f"pair{n}") for n in range(2)]
 
     def _augment(self, pixels: Tensor, rows: int, purpose: str) -> Tensor:
@@ -162,18 +178,19 @@ class _Run:
         drawn = augment.sample(
             rows, height, width, spec.augment, draws.generator(spec.seed, purpose, self.step)
         )
-        mine = drawn.rows(self.world.share(rows)).to(self.device)
         return augment.apply(
-            pixels, mine, size=spec.image_size, blur_kernel=spec.augment.blur_kernel,
-            mean=facts.mean, std=facts.std,
+            pixels, drawn.rows(self.world.share(rows)), size=spec.image_size,
+            blur_kernel=spec.augment.blur_kernel, mean=facts.mean, std=facts.std,
         )  # fmt: skip
 
-    def _record(self, terms: dict[str, Tensor]) -> None:
+    def _record(self, terms: dict[str, Tensor], rate: float) -> None:
         """Read the terms off the device (the only synchronisation) and write them down."""
-        values = {key: float(value) for key, value in terms.items()}
+        everywhere = self.world.mean(torch.stack(list(terms.values()))).tolist()
+        values = {**dict(zip(terms, everywhere, strict=True)), "lr": rate}
         self._require_finite(values["loss"])
         self.latest |= values
-        self.log.append(self.step, values)
+        if self.log:
+            self.log.append(self.step, values)
         self._progress()
 
     def _require_finite(self, loss: float) -> None:
@@ -185,11 +202,15 @@ class _Run:
 
     def _epoch_end(self, epoch: int) -> None:
         every = self.spec.monitor.every_epochs
-        if every and (epoch % every == 0 or epoch == self.spec.training.epochs):
-            accuracy = knn.check(self.method.encoder, *self.check, spec=self.spec)
-            self.latest["knn"] = accuracy
-            self.log.append(self.step, {"knn": accuracy, "epoch": float(epoch)})
-            self._progress()
+        if not every or (epoch % every and epoch != self.spec.training.epochs):
+            return
+        with self.world.averaged(self.method.encoder):
+            if self.log:
+                split = knn.hold_out(self.labelled)
+                accuracy = knn.check(self.method.encoder, *split, spec=self.spec)
+                self.latest["knn"] = accuracy
+                self.log.append(self.step, {"knn": accuracy, "epoch": float(epoch)})
+                self._progress()
 
     def _save_is_due(self, epoch_ended: bool) -> bool:
         policy = self.spec.checkpoint
@@ -198,35 +219,43 @@ class _Run:
         if epoch_ended and (self.step // self.per_epoch) % policy.every_epochs == 0:
             return True
         minutes = (time.monotonic() - self.saved_at) / 60
-        return policy.every_minutes is not None and minutes >= policy.every_minutes
+        return policy.every_minutes is not None and self.world.any(minutes >= policy.every_minutes)
 
     def _save(self, loss: Tensor) -> None:
-        self._require_finite(float(loss))  # of weights that are lost nothing is worth keeping
-        folder = self.run_dir / "checkpoints"
-        self.log.sync()
-        checkpoint.save(
-            folder,
-            {
-                "model": self.method.encoder.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "step": self.step,
-                "steps_per_epoch": self.per_epoch,
-                "spec": self.spec.model_dump_json(),
-            },
-            epoch=self.step // self.per_epoch,
-            step=self.step,
-            whole=self.step % self.per_epoch == 0,
-        )
-        checkpoint.prune(folder, self.spec.checkpoint.keep)
+        self._require_finite(float(self.world.mean(loss)))  # else nothing is worth keeping
+        with self.world.averaged(self.method.encoder) as statistics:
+            if self.log:
+                self.log.sync()
+                folder = self.run_dir / "checkpoints"
+                checkpoint.save(
+                    folder,
+                    {
+                        "model": self.method.encoder.state_dict(),
+                        "optimizer": self.optimizer.state_dict(),
+                        "step": self.step,
+                        "steps_per_epoch": self.per_epoch,
+                        "spec": self.spec.model_dump_json(),
+                        "ranks": self.world.size,
+                        "statistics": statistics,
+                    },
+                    epoch=self.step // self.per_epoch,
+                    step=self.step,
+                    whole=self.step % self.per_epoch == 0,
+                )
+                checkpoint.prune(folder, self.spec.checkpoint.keep)
+        self.world.told()  # nobody goes on, or ends, before it is on the disk
         self.saved_at = time.monotonic()
         if self.tracker:
             self.tracker.committed(self.step)
 
     def _resume(self) -> int:
         """Take up the newest good checkpoint. Returns the step after which it was saved."""
-        for leftover in self.run_dir.glob(".*.tmp"):  # a write that a kill cut off
-            leftover.unlink(missing_ok=True)
-        state = checkpoint.latest(self.run_dir / "checkpoints", self.say, self.device)
+        if self.world.is_main:
+            for leftover in self.run_dir.glob(".*.tmp"):  # a write that a kill cut off
+                leftover.unlink(missing_ok=True)
+        state = checkpoint.latest(
+            self.run_dir / "checkpoints", self.say, self.device, world=self.world
+        )
         if state is None:
             return 0
         other = PretrainSpec.model_validate_json(state["spec"])
@@ -235,18 +264,24 @@ class _Run:
                 f"{self.run_dir} holds a run of another spec ({other.name}, seed {other.seed}); "
                 "take an empty folder"
             )
+        ranks = state.get("ranks", 1)
+        if ranks != self.world.size:
+            raise SpecError(
+                f"{self.run_dir} holds a run of {ranks} rank(s), not {self.world.size}; each has "
+                f"batch statistics of its own: go on with {ranks}, or take an empty folder"
+            )
         self.method.encoder.load_state_dict(state["model"])
+        for name, ranks_own in state.get("statistics", {}).items():
+            self.method.encoder.get_buffer(name).copy_(ranks_own[self.world.rank])
         self.optimizer.load_state_dict(state["optimizer"])
         step = int(state["step"])
         self.say(f"resuming after step {step} of {self.steps}")
         return step
 
-    def _check_set(self, data_dir: Path) -> tuple[ImageSet, ImageSet]:
-        labelled = data.load(self.spec.data.name, "train", data_dir, self.spec.image_size)
-        return knn.hold_out(labelled)
-
     def _progress(self) -> None:
         """What a waiting person wants to see; not synced, it is only a view."""
+        if not self.world.is_main:
+            return
         elapsed = time.monotonic() - self.started
         done = self.step - self.first_step
         speed = done * self.spec.training.batch_size / elapsed if done else None
@@ -269,6 +304,10 @@ class _Run:
     def _finish(self) -> dict[str, Any]:
         elapsed = time.monotonic() - self.started
         done = self.step - self.first_step
+        with self.world.averaged(self.method.encoder):
+            digest = checkpoint.weights_sha256(self.method.encoder)
+        if not self.world.is_main:
+            return dict(self.world.told())
         result = {
             "kind": "pretrain",
             "steps": self.steps,
@@ -276,11 +315,11 @@ class _Run:
             "seconds": round(elapsed, 3),
             "images_per_s": done * self.spec.training.batch_size / elapsed if done else None,
             "metrics": self.latest,
-            "weights_sha256": weights_sha256(self.method.encoder),
+            "weights_sha256": digest,
             "checkpoint": checkpoint.at_epoch(self.run_dir / "checkpoints", None).name,
         }
         write_json(self.run_dir / "result.json", result)
-        return result
+        return dict(self.world.told(result))
 
 
 def set_up(device: torch.device | str | None, threads: int | None) -> torch.device:
@@ -313,12 +352,3 @@ def learning_rate(schedule: Schedule, base: float, epoch: float, epochs: int) ->
     if schedule.name == "multistep":
         return base * schedule.gamma ** sum(epoch >= at for at in schedule.milestones)
     return base
-
-
-def weights_sha256(module: nn.Module) -> str:
-    """One digest of all parameters and buffers, to compare runs bit by bit."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

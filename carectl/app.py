@@ -27,9 +27,9 @@ SpecArg = Annotated[str, typer.Argument(help="A YAML file, or a shipped name: ci
 Override = Annotated[
     list[str] | None, typer.Option("-o", "--override", help="key=value over the spec; repeatable")
 ]
-Backend = Annotated[str, typer.Option(help="local")]
+Backend = Annotated[str, typer.Option(help="local or slurm")]
 Gpus = Annotated[int | None, typer.Option(help="GPUs a job", min=0)]
-Devices = Annotated[str | None, typer.Option(help="GPUs that may be used, such as 0,1")]
+Devices = Annotated[str | None, typer.Option(help="GPUs to use, such as 0,1; or cpu:N")]
 Detach = Annotated[bool, typer.Option("--detach", help="Submit and return at once")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, submit nothing")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout")]
@@ -45,7 +45,7 @@ RUNS, DATA = Path("runs"), Path("data")
 def pretrain(
     spec: SpecArg,
     override: Override = None,
-    backend: Backend = "local",
+    backend: Backend = "",
     gpus: Gpus = None,
     devices: Devices = None,
     detach: Detach = False,
@@ -86,7 +86,7 @@ def evaluate(
     ] = None,
     plots: Annotated[bool, typer.Option("--plots", help="Draw the embedding's geometry")] = False,
     override: Override = None,
-    backend: Backend = "local",
+    backend: Backend = "",
     gpus: Gpus = None,
     devices: Devices = None,
     detach: Detach = False,
@@ -131,7 +131,8 @@ def reproduce(
     profile: Annotated[str, typer.Option(help="digits, smoke or paper")] = "paper",
     only: Annotated[list[str] | None, typer.Option(help="Rows or datasets to keep")] = None,
     seeds: Annotated[str | None, typer.Option(help="Pretraining seeds, such as 0,1,2")] = None,
-    backend: Backend = "local",
+    override: Override = None,
+    backend: Backend = "",
     gpus: Gpus = None,
     devices: Devices = None,
     detach: Detach = False,
@@ -152,7 +153,9 @@ def reproduce(
 
     options = Options(backend, gpus, devices, detach, dry_run, json, runs_dir, data_dir,
                       experiment, tuple(tag or ()))  # fmt: skip
-    raise typer.Exit(run(target, profile, tuple(only or ()), seeds, options, Output(json)))
+    raise typer.Exit(
+        run(target, profile, tuple(only or ()), seeds, options, Output(json), tuple(override or ()))
+    )
 
 
 @app.command()
@@ -215,20 +218,52 @@ def logs(
 @app.command()
 def cancel(
     run: Annotated[list[str], typer.Argument(help="Runs: id, prefix or name")],
+    json: Json = False,
     runs_dir: RunsDir = RUNS,
 ) -> None:
     """Stop queued or running jobs; what they have learnt stays in their checkpoints.
 
     Example: carectl cancel digits-simclr
     """
-    from carectl import runs
-    from carectl.backends.local import LocalBackend
+    from carectl.cancelling import cancel as stop
+    from carectl.console.output import Output
 
-    backend = LocalBackend(runs_dir)
-    for found in [runs.find(runs_dir, text) for text in run]:
-        word = "cancelled" if backend.cancel(found) else f"was {runs.status(found).state}"
-        typer.echo(f"{found.id}: {word}")
-    typer.echo("Next: the command that submitted a run takes it up again where it stopped")
+    stop(runs_dir, run, Output(json))
+
+
+@app.command()
+def retry(
+    run: Annotated[list[str] | None, typer.Argument(help="Runs: id, prefix or name")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that failed or were lost")] = False,
+    backend: Backend = "",
+    devices: Devices = None,
+    detach: Detach = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Submit failed, lost or cancelled runs again, and what hung on them; nothing else.
+
+    Example: carectl retry --failed
+    """
+    from carectl.console.output import Output
+    from carectl.flow import Options
+    from carectl.retry import retry as again
+
+    options = Options(backend, None, devices, detach, dry_run, json, runs_dir)
+    raise typer.Exit(again(run or (), failed, options, Output(json)))
+
+
+@app.command()
+def doctor(json: Json = False, runs_dir: RunsDir = RUNS, data_dir: DataDir = DATA) -> None:
+    """Look whether this machine is fit: Python, torch, SLURM, MLflow, disk, data.
+
+    Example: carectl doctor
+    """
+    from carectl.console.health import show
+    from carectl.console.output import Output
+
+    raise typer.Exit(show(runs_dir, data_dir, Output(json)))
 
 
 @app.command()

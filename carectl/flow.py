@@ -6,21 +6,23 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from carectl import runs
+from rich.text import Text
+
+from carectl import estimates, runs
 from carectl.backends.base import Backend
 from carectl.console import tables
 from carectl.console.output import Output
-from carectl.errors import ENVIRONMENT, INTERRUPTED, JOB_FAILED, CommandError
+from carectl.errors import INTERRUPTED, JOB_FAILED, CommandError
 from carectl.plan import Planned, Planner
 from carectl.runs import Run, Status
-from carectl.submission import Place, submit
+from carectl.submission import Place, job_of, submit, to_do
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What all submitting commands share."""
 
-    backend: str = "local"
+    backend: str = ""
     gpus: int | None = None
     devices: str | None = None
     detach: bool = False
@@ -31,10 +33,16 @@ class Options:
     experiment: str = "care"
     tags: tuple[str, ...] = ()
     upload: bool = False
+    keep_places: bool = False  # a retry: data lies where it lay
 
     def place(self) -> Place:
         return Place(
-            self.runs_dir, self.data_dir, self.experiment, parse_tags(self.tags), self.upload
+            self.runs_dir,
+            None if self.keep_places else self.data_dir,
+            self.experiment,
+            parse_tags(self.tags),
+            self.upload,
+            self.backend or "local",
         )
 
     def make_backend(self) -> Backend:
@@ -43,10 +51,12 @@ class Options:
         Raises:
             CommandError: it is not one that there is, or `--devices` names a missing GPU.
         """
-        if self.backend != "local":
-            raise CommandError(
-                f"--backend {self.backend}: this version has the local backend only", ENVIRONMENT
-            )
+        if self.backend == "slurm":
+            from carectl.backends.slurm import SlurmBackend
+
+            return SlurmBackend(self.runs_dir)
+        if self.backend not in ("", "local"):
+            raise CommandError(f"--backend {self.backend}: must be one of local, slurm")
         from carectl.backends.local import LocalBackend
 
         return LocalBackend(self.runs_dir, self.devices)
@@ -77,8 +87,14 @@ def carry_out(planner: Planner, options: Options, output: Output, command: str) 
     backend = options.make_backend()
     if options.dry_run:
         plan = planner.refresh()
-        output.result(tables.plan_table(plan))
-        output.emit(command, dry_run=True, plan=tables.plan_values(plan))
+        jobs = [job_of(run, options.runs_dir) for run in to_do(plan)]
+        backend.check(jobs)
+        texts = backend.preview(jobs)
+        hours = estimates.gpu_hours(options.runs_dir, plan)
+        output.result(tables.plan_table(plan, hours))
+        for text in texts:
+            output.result(Text(f"\n{text}"))
+        output.emit(command, dry_run=True, plan=tables.plan_values(plan, hours), sbatch=texts)
         output.next("the same command without --dry-run submits this plan")
         return Outcome(plan, None, 0)
     plan = submit(planner, backend, options.place())

@@ -1,4 +1,8 @@
-"""What a job executes, the same on every backend: claim the attempt, train or probe, record."""
+"""What a job executes, the same on every backend: claim the attempt, train or probe, record.
+
+Each rank is one process. Rank 0 holds the run's lock and writes; what comes of the attempt is what
+it leaves in the run folder.
+"""
 
 from __future__ import annotations
 
@@ -6,76 +10,174 @@ import contextlib
 import fcntl
 import os
 import signal
+import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
-from care_core.errors import CareError, StorageError
-from care_core.files import write_json
+from care_core.errors import CareError, Interrupted, StorageError
+from care_core.files import read_json, write_json
 from care_core.spec import PretrainSpec, ProbeSpec
 from carectl import processes, publishing
 from carectl.backends import slots
 from carectl.runs import Run
 from carectl.tracking import RunTracker
 
+PEERS_WAIT_S = 600.0
+
+
+class Place(NamedTuple):
+    """This process among the job's: as submitit tells it."""
+
+    rank: int
+    size: int
+    local_rank: int
+    nodes: int
+    job: str
+    cluster: str
+
+    @property
+    def meeting(self) -> str:
+        """The file at which the ranks of one start of the job find each other."""
+        return f"meeting-{self.job}-{os.environ.get('SLURM_RESTART_COUNT', '0')}.json"
+
 
 def execute(run_dir: str, attempt: int, chosen: list[str]) -> None:
-    """Run one attempt in this process; its outcome is what it leaves in the run folder.
+    """Run one attempt in this process, one of its ranks.
 
-    A second process for the same run ends at once: one holds the run's lock.
+    A second job for the same run ends at once: one holds the run's lock.
     """
-    run = Run(Path(run_dir))
+    run, here = Run(Path(run_dir)), _place()
     folder = run.path / "attempts" / str(attempt)
-    lock = _claim(run)
-    if lock is None:
+    if here.cluster == "local":
+        with contextlib.suppress(OSError):
+            os.setsid()  # a group of its own, so that cancelling reaches it and nothing else
+    held = _claim(run, folder, here)
+    if held is None:
         return
-    with contextlib.suppress(OSError):
-        os.setsid()  # a group of its own, so that cancelling reaches all of it and nothing else
-    held = [slots.take(slot) for slot in chosen]
-    write_json(
-        folder / "handle.json",
-        {**processes.describe(os.getpid()), "slots": chosen, "since": time.time()},
-    )
-    asked_to_stop: list[int] = []
+    if chosen:
+        held.append(slots.take(chosen[here.rank]))
+    _sign_in(folder, here, chosen)
+    signals: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        asked_to_stop.append(number)  # nothing is saved in a handler: the step in flight ends first
+        signals.append(number)  # nothing is saved in a handler: the step in flight ends first
 
-    signal.signal(signal.SIGTERM, note)
-    tracker = publishing.tracker(run)
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, note)
+    tracker = publishing.tracker(run) if here.rank == 0 else None
     if tracker:
         tracker.start()
     try:
-        _work(run, tracker, lambda: bool(asked_to_stop))
+        _work(run, folder, here, tracker, lambda: bool(signals))
     except BaseException as error:
-        cancelled = (folder / "cancelled.json").exists()
-        print(f"error: {_sentence(error)}", flush=True)
-        if not cancelled:
-            with contextlib.suppress(StorageError):  # a full disk: the log alone has the words
-                write_json(folder / "error.json", {"message": _sentence(error), "at": time.time()})
-        if tracker:
-            tracker.finish("KILLED" if cancelled else "FAILED")
+        stopped = here.cluster == "slurm" and isinstance(error, Interrupted)
+        if stopped and _may_go_on(run, folder, here, signals):
+            return
+        if here.rank == 0:
+            _record(folder, error, tracker)
         if not isinstance(error, CareError):
             traceback.print_exc()
+        sys.stdout.flush()
+        sys.exit(1)  # what depends on this job must not start
     finally:
-        for handle in (*held, lock):
+        for handle in held:
             os.close(handle)
 
 
-def _claim(run: Run) -> int | None:
-    handle = os.open(run.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+def _place() -> Place:
+    import submitit
+
+    env = submitit.JobEnvironment()
+    return Place(
+        env.global_rank, env.num_tasks, env.local_rank, env.num_nodes, env.job_id, env.cluster
+    )
+
+
+def _claim(run: Run, folder: Path, here: Place) -> list[int] | None:
+    """Rank 0 takes the run's lock; the others wait for its word. None: this job is not wanted."""
+    word = folder / f"word-{here.job}-{os.environ.get('SLURM_RESTART_COUNT', '0')}.json"
+    if here.rank > 0:
+        deadline = time.monotonic() + PEERS_WAIT_S
+        while (said := read_json(word)) is None:
+            if time.monotonic() > deadline:
+                raise CareError(f"rank {here.rank}: rank 0 did not start in {PEERS_WAIT_S:.0f} s")
+            time.sleep(0.1)
+        return [] if said["claimed"] else None
+    handle = os.open(run.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        return None
-    return handle
+        handle = -1
+    if here.size > 1:
+        write_json(word, {"claimed": handle >= 0})
+    return [handle] if handle >= 0 else None
 
 
-def _work(run: Run, tracker: RunTracker | None, stop: Any) -> None:
+def _sign_in(folder: Path, here: Place, chosen: list[str]) -> None:
+    """Leave who runs this, so that it can be watched and stopped from outside."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    devices = visible.split(",") if visible else []
+    device = devices[here.local_rank % len(devices)] if devices else "cpu"
+    name = "handle.json" if here.rank == 0 else f"handle-{here.rank}.json"
+    write_json(
+        folder / name,
+        {
+            **processes.describe(os.getpid()),
+            "rank": here.rank,
+            "ranks": here.size,
+            "slots": chosen,
+            "device": device,
+            "since": time.time(),
+        },
+    )
+    if here.rank == 0:
+        (folder / "error.json").unlink(missing_ok=True)  # of an earlier start of this job
+    print(f"rank {here.rank} of {here.size} on {processes.host()}, device {device}", flush=True)
+
+
+def _record(folder: Path, error: BaseException, tracker: RunTracker | None) -> None:
+    """Leave why the attempt ended, for the status and for MLflow."""
+    cancelled = (folder / "cancelled.json").exists()
+    print(f"error: {_sentence(error)}", flush=True)
+    if not cancelled:
+        with contextlib.suppress(StorageError):  # a full disk: the log alone has the words
+            write_json(folder / "error.json", {"message": _sentence(error), "at": time.time()})
+    if tracker:
+        tracker.finish("KILLED" if cancelled else "FAILED")
+
+
+def _may_go_on(run: Run, folder: Path, here: Place, signals: list[int]) -> bool:
+    """After a warning by SLURM: whether this job starts again, requeued by itself or by SLURM.
+
+    Limited by `launch.max_requeues`, and three times in a row without a new step is the end.
+    """
+    from carectl.backends import slurm
+
+    if (folder / "cancelled.json").exists():
+        return False
+    if here.rank > 0:
+        return True  # rank 0 speaks for all
+    if signals and signal.SIGUSR2 not in signals:
+        return True  # SIGTERM alone: SLURM is ending the job, and requeues it if it was preempted
+    past = list(read_json(folder / "requeues.json") or [])
+    step = int(run.progress.get("step", 0))
+    if len(past) >= int(run.job["launch"]["max_requeues"]) or past[-3:] == [step] * 3:
+        print(f"requeued {len(past)} times; it does not go on by itself", flush=True)
+        return False
+    write_json(folder / "requeues.json", [*past, step])
+    return slurm.requeue()
+
+
+def _work(
+    run: Run, folder: Path, here: Place, tracker: RunTracker | None, stop: Callable[[], bool]
+) -> None:
     import care_core
+    from care_core import distributed
 
     record, job = run.record, run.job
     common: dict[str, Any] = {
@@ -85,8 +187,15 @@ def _work(run: Run, tracker: RunTracker | None, stop: Any) -> None:
     }
     if record["kind"] == "pretrain":
         spec = PretrainSpec.model_validate(record["spec"])
-        care_core.pretrain(spec, run.path, tracker=tracker, stop=stop, **common)
-    else:
+        world = distributed.join(
+            rank=here.rank, size=here.size, local_rank=here.local_rank,
+            meeting=folder / here.meeting, single_host=here.nodes == 1, timeout_s=PEERS_WAIT_S,
+        )  # fmt: skip
+        try:
+            care_core.pretrain(spec, run.path, tracker=tracker, stop=stop, world=world, **common)
+        finally:
+            world.close()
+    elif here.rank == 0:
         probe_spec = ProbeSpec.model_validate(record["spec"])
         care_core.probe(probe_spec, run.path, _source(run, probe_spec), **common)
     if tracker:

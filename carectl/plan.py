@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from care_core import data
+from care_core.launch import Launch
 from care_core.spec import PretrainSpec, ProbeSpec
 from carectl import identity, runs
 from carectl.errors import CommandError
@@ -29,8 +30,7 @@ class Planned:
     identity: Identity
     spec: PretrainSpec | ProbeSpec
     yaml: str
-    gpus: int
-    threads: int | None
+    launch: Launch
     depends: tuple[str, ...] = ()
     source_run: str | None = None
     checkpoint: str | None = None
@@ -54,9 +54,8 @@ class Planner:
 
         mark = identity.of_pretrain(spec, self._fingerprint(spec.data.name))
         return self._add(
-            Planned("pretrain", spec.name, mark, spec, dump(spec), spec.launch.gpus,
-                    spec.launch.threads, labels=labels)
-        )  # fmt: skip
+            Planned("pretrain", spec.name, mark, spec, dump(spec), spec.launch, labels=labels)
+        )
 
     def probe(
         self, spec: PretrainSpec, source: Planned | Run | Path, *, epoch: int | None = None,
@@ -87,18 +86,48 @@ class Planner:
         mark = identity.of_probe(probe_spec, self._fingerprint(spec.data.name))
         from carectl.specs import dump
 
+        one = spec.launch.model_copy(update={"nodes": 1, "gpus": min(1, spec.launch.gpus)})
         return self._add(
-            Planned("probe", probe_spec.name, mark, probe_spec, dump(probe_spec), spec.launch.gpus,
-                    spec.launch.threads, depends, source_run, file, labels)
+            Planned("probe", probe_spec.name, mark, probe_spec, dump(probe_spec), one,
+                    depends, source_run, file, labels)
         )  # fmt: skip
+
+    def again(self, run: Run) -> Planned:
+        """Plan a run that is there as it was asked before, whatever the recipes say now."""
+        record, job = run.record, run.job
+        kind: Literal["pretrain", "probe"] = record["kind"]
+        spec: PretrainSpec | ProbeSpec = (
+            PretrainSpec if kind == "pretrain" else ProbeSpec
+        ).model_validate(record["spec"])
+        depends = (str(job["source_run"]),) if job.get("source_run") else ()
+        self.planned[record["sha256"]] = self._judge(
+            Planned(
+                kind, record["name"], Identity(record["identity"], record["sha256"], run.id), spec,
+                (run.path / "spec.yaml").read_text(), Launch.model_validate(job.get("launch", {})),
+                depends, job.get("source_run"), job.get("checkpoint"), run_id=run.id,
+            )
+        )  # fmt: skip
+        return self.planned[record["sha256"]]
 
     def refresh(self) -> list[Planned]:
         """The plan in order, each run judged by the state of its folder now."""
         judged: dict[str, Planned] = {}
         for key, run in self.planned.items():
             judged[key] = self._judge(run)
+        ids = {run.run_id for run in judged.values()}
+        for key, run in judged.items():
+            if run.action in ("new", "retry") and (why := self._hopeless(run, ids)):
+                judged[key] = dataclasses.replace(run, action="blocked", reason=why)
         self.planned = judged
         return list(judged.values())
+
+    def _hopeless(self, run: Planned, ids: set[str]) -> str:
+        """Why a run could not start: something outside the plan that it needs will not come."""
+        for name in run.depends:
+            state = runs.status(Run(self.runs_dir / name)).state
+            if name not in ids and state not in ("done", "queued", "running", "stale"):
+                return f"it needs {name}, which is {state}; retry that one"
+        return ""
 
     def _add(self, run: Planned) -> Planned:
         present = self.planned.get(run.identity.sha256)

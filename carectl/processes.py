@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 
+def host() -> str:
+    """What this machine calls itself."""
+    return socket.gethostname()
+
+
 def describe(pid: int) -> dict[str, Any]:
     """What identifies a process for good: host, boot, pid and start time in clock ticks."""
     return {
-        "host": socket.gethostname(),
+        "host": host(),
         "boot": _boot(),
         "pid": pid,
         "started_ticks": _start_ticks(pid),
@@ -21,7 +26,7 @@ def describe(pid: int) -> dict[str, Any]:
 
 def alive(handle: dict[str, Any]) -> bool:
     """Whether the process described is still running here (a zombie is not)."""
-    if handle.get("host") != socket.gethostname() or handle.get("boot") != _boot():
+    if handle.get("host") != host() or handle.get("boot") != _boot():
         return False
     ticks = _start_ticks(int(handle["pid"]))
     return ticks is not None and ticks == handle.get("started_ticks")

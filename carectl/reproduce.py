@@ -29,9 +29,10 @@ def reproduce(
     seeds: str | None,
     options: Options,
     output: Output,
+    overrides: Sequence[str] = (),
 ) -> int:
     """Plan the grid, carry it out and write the report. Returns the exit code."""
-    grid, cells, planner, pairs = _plan(target, profile, only, seeds, options)
+    grid, cells, planner, pairs = _plan(target, profile, only, seeds, options, overrides)
     outcome = carry_out(planner, options, output, f"reproduce {target}")
     if outcome.states is None:
         return outcome.code
@@ -81,7 +82,12 @@ Pairs = list[tuple[Planned, Planned]]
 
 
 def _plan(
-    target: str, profile: str, only: Sequence[str], seeds: str | None, options: Options
+    target: str,
+    profile: str,
+    only: Sequence[str],
+    seeds: str | None,
+    options: Options,
+    overrides: Sequence[str] = (),
 ) -> tuple[Grid, list[Cell], Planner, Pairs]:
     if target not in TARGETS:
         raise CommandError(f"no target '{target}'; there is: {', '.join(TARGETS)}")
@@ -91,7 +97,8 @@ def _plan(
     pairs: Pairs = []
     for cell in cells:
         spec = specs.load(
-            specs.find(cell.recipe), [*cell.overrides, f"seed={cell.seed}", *options.settings()]
+            specs.find(cell.recipe),
+            [*cell.overrides, *overrides, f"seed={cell.seed}", *options.settings()],
         )
         trained = planner.pretrain(spec, row=cell.row, dataset=cell.dataset, seed=cell.seed)
         probed = planner.probe(spec, trained, row=cell.row, dataset=cell.dataset, seed=cell.seed)

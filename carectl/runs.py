@@ -69,6 +69,14 @@ class Status(NamedTuple):
     reason: str = ""
 
 
+def logs(attempt: Path, rank: int, kind: str = "*") -> list[Path]:
+    """The files into which a rank of an attempt printed; `kind` is out or err."""
+    found = read_json(attempt / "submission.json")
+    if found:
+        return sorted(Path(found["logs"]).glob(f"{found['job']}_{rank}_log.{kind}"))
+    return sorted(attempt.glob(f"*_{rank}_log.{kind}"))
+
+
 def create(runs_dir: Path, identity: Identity, record: dict[str, Any], yaml: str) -> Run:
     """Make the folder of a run, or find it under whatever name it has."""
     found = by_hash(runs_dir, identity.sha256)
@@ -131,6 +139,8 @@ def status(run: Run) -> Status:
     if not attempts:
         return Status("new")
     newest = attempts[-1]
+    if (newest / "submission.json").exists():
+        return _on_cluster(run, newest)
     for name, state in (("cancelled", "cancelled"), ("blocked", "blocked"), ("error", "failed")):
         note = read_json(newest / f"{name}.json")
         if note:
@@ -149,10 +159,47 @@ def status(run: Run) -> Status:
         if (newest / "error.json").exists():
             return status(run)
         return Status("lost", _last_words(newest))
-    beat = run.progress.get("heartbeat")
-    if beat and time.time() - max(beat, handle.get("since", 0)) > STALE_AFTER_S:
-        return Status("stale", f"no heartbeat for {time.time() - beat:.0f} s")
+    silence = _silence(run, handle)
+    if silence > STALE_AFTER_S and run.progress:
+        return Status("stale", f"no heartbeat for {silence:.0f} s")
     return Status("running")
+
+
+def _on_cluster(run: Run, attempt: Path) -> Status:
+    """The state of an attempt that SLURM has or had; what it says comes before old notes."""
+    from carectl.backends import slurm
+
+    if note := read_json(attempt / "cancelled.json"):
+        return Status("cancelled", str(note.get("message", "")))
+    if note := read_json(attempt / "blocked.json"):
+        return Status("blocked", str(note.get("message", "")))
+    job = slurm.view(run)
+    handle = read_json(attempt / "handle.json")
+    if job.state == "PENDING" or (job.active and handle is None):
+        return Status("queued", job.reason or job.state.lower())
+    if job.active:
+        beat = _silence(run, handle)
+        if beat > STALE_AFTER_S:
+            return Status("stale", f"no heartbeat for {beat:.0f} s on {job.nodes}")
+        return Status("running", f"on {job.nodes}")
+    if job.state == "UNKNOWN" and job.reason:  # SLURM does not answer: nothing is known to be over
+        alive = handle and _silence(run, handle) < STALE_AFTER_S
+        return Status("running" if alive else "stale", job.reason)
+    if (run.path / "result.json").exists():
+        return Status("done")
+    if "Dependency" in job.reason:
+        return Status("blocked", "what it depends on did not succeed")
+    if note := read_json(attempt / "error.json"):
+        return Status("failed", str(note.get("message", "")))
+    if job.state == "CANCELLED":
+        return Status("cancelled", "cancelled outside carectl")
+    return Status("lost", f"SLURM says {job.state}; {_last_words(attempt)}")
+
+
+def _silence(run: Run, handle: dict[str, Any] | None) -> float:
+    """Seconds since the job was last heard of."""
+    beats = [run.progress.get("heartbeat"), (handle or {}).get("since")]
+    return time.time() - max([beat for beat in beats if beat] or [0.0])
 
 
 def working(run: Run) -> bool:
@@ -164,7 +211,7 @@ def working(run: Run) -> bool:
 
 def _last_words(attempt: Path) -> str:
     """Why a job that left no error is gone: what it said last, if it complained."""
-    for path in sorted(attempt.glob("*_log.out")):
+    for path in logs(attempt, 0, "out"):
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 4096))
             lines = file.read().decode(errors="replace").splitlines()

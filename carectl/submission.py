@@ -18,10 +18,11 @@ class Place(NamedTuple):
     """Where runs, data and tracking live."""
 
     runs_dir: Path
-    data_dir: Path
+    data_dir: Path | None  #: None: where it lay when the run was first submitted
     experiment: str
     tags: dict[str, str]
     upload: bool = False
+    backend: str = "local"
 
     @property
     def project(self) -> Path:
@@ -47,12 +48,13 @@ def submit(planner: Planner, backend: Backend, place: Place) -> list[Planned]:
         ) from error
     try:
         plan = planner.refresh()
-        wanted = [run for run in plan if run.action in ("new", "retry")]
+        wanted = to_do(plan)
+        backend.check([job_of(run, place.runs_dir) for run in wanted])
         if wanted:
             address = tracking.uri(place.project)
             experiment_id = tracking.experiment(address, place.experiment, place.project)
             code = provenance.collect()
-            jobs = [_prepare(run, place, address, experiment_id, code) for run in wanted]
+            jobs = [_prepare(run, place, backend, address, experiment_id, code) for run in wanted]
             backend.submit(jobs)
         backend.ensure()
         for run in plan:
@@ -72,7 +74,12 @@ def _publish(run: Run) -> None:
 
 
 def _prepare(
-    planned: Planned, place: Place, address: str, experiment_id: str, code: dict[str, Any]
+    planned: Planned,
+    place: Place,
+    backend: Backend,
+    address: str,
+    experiment_id: str,
+    code: dict[str, Any],
 ) -> Job:
     """Make the folder, and once for the run's life its MLflow run and its thread count."""
     record: dict[str, Any] = {
@@ -96,7 +103,7 @@ def _prepare(
             _tracked(place.runs_dir, planned.source_run),
         )
         job = {
-            "threads": planned.threads or len(os.sched_getaffinity(0)),
+            "threads": planned.launch.threads or backend.threads(planned.launch),
             "tracking": {"uri": address, "experiment_id": experiment_id, "run_id": run_id},
             "source_run": planned.source_run,
             "checkpoint": planned.checkpoint,
@@ -104,9 +111,25 @@ def _prepare(
         write_json(run.path / "code.json", code)
     write_json(
         run.path / "job.json",
-        {**job, "data_dir": str(place.data_dir.resolve()), "upload": place.upload},
+        {
+            **job,
+            "data_dir": str(place.data_dir.resolve()) if place.data_dir else job["data_dir"],
+            "upload": place.upload,
+            "launch": planned.launch.model_dump(mode="json"),
+            "backend": place.backend,
+        },
     )
-    return Job(run, planned.depends, planned.gpus)
+    return job_of(planned, place.runs_dir)
+
+
+def to_do(plan: list[Planned]) -> list[Planned]:
+    """The runs of a plan that have to be submitted."""
+    return [run for run in plan if run.action in ("new", "retry")]
+
+
+def job_of(planned: Planned, runs_dir: Path) -> Job:
+    """What a backend is asked to start."""
+    return Job(Run(runs_dir / planned.run_id), planned.depends, planned.launch)
 
 
 def _tracked(runs_dir: Path, run_id: str | None) -> str | None:

@@ -30,7 +30,7 @@ class SimCLR(nn.Module):
     def forward(
         self, views: Sequence[Tensor], pair: Sequence[Tensor] = ()
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and its detached terms.
+        """The loss and its detached terms, of which `equivariance` is of this rank's splits alone.
 
         Args:
             views: two tensors (B, 3, H, W), augmented image by image.

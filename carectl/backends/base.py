@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from care_core.launch import Launch
 from carectl.runs import Run
 
 
@@ -13,20 +13,41 @@ class Job(NamedTuple):
 
     run: Run
     depends: tuple[str, ...]
-    gpus: int
+    launch: Launch
 
 
 class Backend(Protocol):
     """Submit, keep going, cancel. States are derived from the run folders."""
 
-    def submit(self, jobs: list[Job]) -> list[Path]:
-        """Queue the jobs in order; returns the attempt folders."""
+    def check(self, jobs: list[Job]) -> None:
+        """Refuse what could never start.
+
+        Raises:
+            CommandError: says which request is impossible here, and why.
+        """
+        ...
+
+    def preview(self, jobs: list[Job]) -> list[str]:
+        """What would be handed to a scheduler, as texts for people; none where there is none."""
+        ...
+
+    def submit(self, jobs: list[Job]) -> None:
+        """Queue the jobs in order, each with a new attempt folder."""
         ...
 
     def ensure(self) -> None:
         """Make sure that what is queued will start, whatever was killed meanwhile."""
         ...
 
-    def cancel(self, run: Run) -> bool:
-        """Stop a queued or running job; whether there was one."""
+    def threads(self, launch: Launch) -> int:
+        """CPU threads a rank where the spec does not say."""
         ...
+
+
+def cancel(run: Run) -> bool:
+    """Stop a queued or running job, on whatever backend it is; whether there was one."""
+    from carectl.backends import local, slurm
+
+    if not run.attempts:
+        return False
+    return slurm.cancel(run) or local.cancel(run)

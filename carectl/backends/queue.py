@@ -100,7 +100,12 @@ def _start(runs_dir: Path, path: Path, content: dict[str, Any], chosen: list[str
     executor = submitit.LocalExecutor(folder=attempt)
     gpus = [int(slot.removeprefix("gpu-")) for slot in chosen if slot.startswith("gpu-")]
     year = 365 * 24 * 60  # minutes; submitit's default would end the job after two
-    executor.update_parameters(timeout_min=year, gpus_per_node=len(gpus), visible_gpus=gpus)
+    executor.update_parameters(
+        timeout_min=year,
+        tasks_per_node=len(chosen),
+        gpus_per_node=len(gpus),
+        visible_gpus=gpus,
+    )
     job = executor.submit(execute, str(run_dir), content["attempt"], chosen)
     print(f"{content['run']}: attempt {content['attempt']} on {', '.join(chosen)}", flush=True)
     return Started(path, content, chosen, job._process)

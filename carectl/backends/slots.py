@@ -18,9 +18,17 @@ from carectl.errors import ENVIRONMENT, CommandError
 def names(devices: str | None = None) -> list[str]:
     """The slots that may be used: GPUs within CUDA_VISIBLE_DEVICES and `devices`, else the CPU.
 
+    Args:
+        devices: GPUs such as "2,3", or "cpu:N" for N jobs beside each other on the CPU.
+
     Raises:
         CommandError: `devices` names a GPU that is not there.
     """
+    if devices and devices.startswith("cpu"):
+        count = devices.removeprefix("cpu").removeprefix(":") or "1"
+        if not count.isdecimal() or not 1 <= int(count) <= 256:
+            raise CommandError(f"--devices {devices}: give cpu:N, such as cpu:4")
+        return [f"cpu-{number}" for number in range(int(count))]
     gpus = _gpus()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

@@ -21,7 +21,7 @@ def show(run: Run, follow: bool, rank: int) -> None:
     seen: dict[str, int] = {}
     while True:
         ended = runs.status(run).state not in ("running", "queued")
-        for path in sorted(run.attempts[-1].glob(f"*_{rank}_log.*")):
+        for path in runs.logs(run.attempts[-1], rank):
             with path.open("rb") as file:
                 file.seek(seen.get(path.name, 0))
                 sys.stdout.write(file.read().decode(errors="replace"))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from carectl import runs, tracking
+from carectl.estimates import Estimate
 from carectl.plan import Planned
 from carectl.runs import Run, Status
 
@@ -20,18 +21,29 @@ _STYLES = {
 }  # fmt: skip
 
 
-def plan_table(plan: Sequence[Planned]) -> Table:
-    """Each run of a plan: what will be done with it, why, and what it waits for."""
+def plan_table(plan: Sequence[Planned], hours: Mapping[str, Estimate] | None = None) -> Table:
+    """Each run of a plan: what will be done with it, why, what it waits for, what it may cost."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("action", "run", "after", "reason"):
         table.add_column(column, overflow="fold")
+    ids = {run.run_id for run in plan}
     for run in plan:
         after = ", ".join(name.rsplit("-", 1)[-1] for name in run.depends)
-        table.add_row(_state(run.action), Text(run.run_id), after, Text(run.reason))
+        branch = "└─ " if ids & set(run.depends) else ""
+        words = run.reason
+        if hours and run.run_id in hours:
+            guess = hours[run.run_id]
+            cost = f"about {guess.gpu_hours:.2g} GPU-hours by {guess.measured} done"
+            words = f"{words}; {cost}" if words else cost
+        table.add_row(_state(run.action), Text(branch + run.run_id), after, Text(words))
     return table
 
 
-def plan_values(plan: Sequence[Planned]) -> list[dict[str, Any]]:
+def plan_values(
+    plan: Sequence[Planned], hours: Mapping[str, Estimate] | None = None
+) -> list[dict[str, Any]]:
+    """The same as plain values."""
+    hours = hours or {}
     return [
         {
             "run": run.run_id,
@@ -39,6 +51,7 @@ def plan_values(plan: Sequence[Planned]) -> list[dict[str, Any]]:
             "action": run.action,
             "reason": run.reason,
             "depends": list(run.depends),
+            "gpu_hours": hours[run.run_id].gpu_hours if run.run_id in hours else None,
             "sha256": run.identity.sha256,
         }
         for run in plan

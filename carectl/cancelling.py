@@ -1,0 +1,44 @@
+"""`carectl cancel`: stop runs, and close what only waits for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from care_core.files import write_json
+from carectl import runs
+from carectl.backends import base
+from carectl.console.output import Output
+from carectl.runs import Run
+
+
+def cancel(runs_dir: Path, names: Sequence[str], output: Output) -> None:
+    """Stop each named run that is queued or running; its waiting children are blocked."""
+    chosen = [runs.find(runs_dir, name) for name in names]
+    ended = []
+    for run in chosen:
+        before = runs.status(run).state
+        stopped = base.cancel(run)
+        blocked = _block_children(runs_dir, run) if stopped else []
+        output.result(f"{run.id}: {'cancelled' if stopped else f'was {before}'}")
+        for child in blocked:
+            output.result(f"{child.id}: blocked, it waited for it")
+        ended.append({"run": run.id, "cancelled": stopped, "blocked": [c.id for c in blocked]})
+    output.emit("cancel", runs=ended)
+    output.next(
+        "the command that submitted a run, or carectl retry RUN, takes it up where it stopped"
+    )
+
+
+def _block_children(runs_dir: Path, parent: Run) -> list[Run]:
+    blocked = []
+    for run in runs.listing(runs_dir):
+        if run.job.get("source_run") == parent.id and runs.status(run).state == "queued":
+            base.cancel(run)
+            attempt = run.attempts[-1]
+            (attempt / "cancelled.json").unlink(missing_ok=True)
+            note = {"message": f"{parent.id} was cancelled", "at": time.time()}
+            write_json(attempt / "blocked.json", note)
+            blocked.append(run)
+    return blocked

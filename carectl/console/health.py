@@ -1,0 +1,31 @@
+"""`carectl doctor`'s findings for people and for scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.text import Text
+
+from carectl import doctor
+from carectl.console.output import Output
+from carectl.errors import ENVIRONMENT
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+def show(runs_dir: Path, data_dir: Path, output: Output) -> int:
+    """Print a line a finding as it is made. Returns the exit code: 3 if something fails."""
+    found = []
+    for finding in doctor.examine(runs_dir, data_dir):
+        found.append(finding)
+        line = Text(f"{finding.level:5}", style=_STYLES[finding.level])
+        line.append(f"{finding.subject}: {finding.said}", style="default")
+        output.result(line)
+        if finding.remedy:
+            output.result(Text(f"      → {finding.remedy}"))
+    output.emit("doctor", findings=[finding._asdict() for finding in found])
+    failed = any(finding.level == "fail" for finding in found)
+    output.next(
+        "mend what fails, then carectl doctor" if failed else "carectl pretrain digits/simclr"
+    )
+    return ENVIRONMENT if failed else 0
