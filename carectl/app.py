@@ -6,10 +6,28 @@ Nothing heavy is imported here: `carectl --help` must come in a blink.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from carectl.options import (
+    DATA,
+    RUNS,
+    Backend,
+    DataDir,
+    Detach,
+    Devices,
+    DryRun,
+    Experiment,
+    Gpus,
+    Json,
+    Override,
+    RunsDir,
+    SpecArg,
+    Tag,
+    Upload,
+)
+from carectl.subcommands import data_app, spec_app
 
 app = typer.Typer(
     help="Train, probe and compare equivariant contrastive models, here or on a cluster.",
@@ -18,27 +36,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-spec_app = typer.Typer(help="Look at specs: check, show, schema, diff.", no_args_is_help=True)
-data_app = typer.Typer(help="Look after datasets: list, prepare, verify.", no_args_is_help=True)
 app.add_typer(spec_app, name="spec")
 app.add_typer(data_app, name="data")
-
-SpecArg = Annotated[str, typer.Argument(help="A YAML file, or a shipped name: cifar10/care-simclr")]
-Override = Annotated[
-    list[str] | None, typer.Option("-o", "--override", help="key=value over the spec; repeatable")
-]
-Backend = Annotated[str, typer.Option(help="local or slurm")]
-Gpus = Annotated[int | None, typer.Option(help="GPUs a job", min=0)]
-Devices = Annotated[str | None, typer.Option(help="GPUs to use, such as 0,1; or cpu:N")]
-Detach = Annotated[bool, typer.Option("--detach", help="Submit and return at once")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, submit nothing")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout")]
-RunsDir = Annotated[Path, typer.Option(help="Folder of the runs")]
-DataDir = Annotated[Path, typer.Option(help="Folder of the datasets")]
-Experiment = Annotated[str, typer.Option(help="MLflow experiment")]
-Tag = Annotated[list[str] | None, typer.Option(help="key=value for MLflow; repeatable")]
-Upload = Annotated[bool, typer.Option("--upload", help="Store the final checkpoint in MLflow")]
-RUNS, DATA = Path("runs"), Path("data")
 
 
 @app.command()
@@ -292,105 +291,6 @@ def bench(
     for key, value in found.items():
         output.result(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
     output.emit("bench", **found)
-
-
-@spec_app.command("check")
-def spec_check(spec: SpecArg, override: Override = None, json: Json = False) -> None:
-    """Say every mistake in a spec at once, with its place.
-
-    Example: carectl spec check my.yaml
-    """
-    from carectl import specs
-    from carectl.console.output import Output
-
-    path = specs.find(spec)
-    loaded = specs.load(path, override or [])
-    output = Output(json)
-    output.result(f"{path}: good")
-    output.emit("spec check", spec=loaded.name, good=True)
-    output.next(f"carectl pretrain {spec} --dry-run")
-
-
-@spec_app.command("show")
-def spec_show(spec: SpecArg, override: Override = None, json: Json = False) -> None:
-    """Print the resolved spec, every default spelled out.
-
-    Example: carectl spec show cifar10/care-simclr
-    """
-    from carectl import specs
-    from carectl.console.output import Output
-
-    loaded = specs.load(specs.find(spec), override or [])
-    if not json:
-        typer.echo(specs.dump(loaded), nl=False)
-    Output(json).emit("spec show", spec=loaded.model_dump(mode="json"))
-
-
-@spec_app.command("schema")
-def spec_schema() -> None:
-    """Print the JSON schema of a spec, for editors.
-
-    Example: carectl spec schema > care.schema.json
-    """
-    import json
-
-    from carectl import specs
-
-    typer.echo(json.dumps(specs.schema(), indent=1))
-
-
-@spec_app.command("diff")
-def spec_diff(
-    one: Annotated[str, typer.Argument(help="A spec or a run")],
-    other: Annotated[str, typer.Argument(help="A spec or a run")],
-    runs_dir: RunsDir = RUNS,
-) -> None:
-    """Print the settings in which two specs or runs differ.
-
-    Example: carectl spec diff cifar10/simclr cifar10/care-simclr
-    """
-    from carectl.console.diff import show
-
-    show(one, other, runs_dir)
-
-
-@data_app.command("list")
-def data_list(data_dir: DataDir = DATA, json: Json = False) -> None:
-    """Say which datasets are there, and where.
-
-    Example: carectl data list
-    """
-    from carectl.console.datasets import listing
-    from carectl.console.output import Output
-
-    listing(data_dir, Output(json))
-
-
-@data_app.command("prepare")
-def data_prepare(
-    name: Annotated[str, typer.Argument(help="cifar10, cifar100 or stl10")],
-    data_dir: DataDir = DATA,
-) -> None:
-    """Download a dataset and verify its checksums.
-
-    Example: carectl data prepare cifar10
-    """
-    from carectl.console.datasets import prepare
-
-    prepare(name, data_dir)
-
-
-@data_app.command("verify")
-def data_verify(
-    name: Annotated[str, typer.Argument(help="A dataset's name")], data_dir: DataDir = DATA
-) -> None:
-    """Check the files of a dataset against their checksums.
-
-    Example: carectl data verify cifar10
-    """
-    from carectl.console.datasets import verify
-
-    verify(name, data_dir)
 
 
 def main() -> None:

@@ -139,7 +139,7 @@ def _mlflow(runs_dir: Path) -> Iterator[Finding]:
         kind = file_system(path)
         if kind.startswith(NETWORK_FILE_SYSTEMS):
             yield Finding(
-                "warn", "mlflow", f"{shown} is on {kind}: SQLite is unsafe there from several nodes",
+                "warn", "mlflow", f"{shown} is on {kind}, unsafe for SQLite from several nodes",
                 "start `mlflow server` on one machine and set MLFLOW_TRACKING_URI to it",
             )  # fmt: skip
         elif shutil.which("sbatch"):
