@@ -14,6 +14,8 @@ from care_core.distributed import World
 from care_core.spec import DATASETS, PretrainSpec
 from care_core.train import build_optimizer, set_up
 
+WARM_UP = 3  # rounds: the first passes allocate, and choose kernels
+
 
 def measure(spec: PretrainSpec, repeats: int, threads: int | None = None) -> dict[str, Any]:
     """Median seconds of a whole step, of its floor, and of augmenting, taken in turns in one run.
@@ -79,14 +81,14 @@ def measure(spec: PretrainSpec, repeats: int, threads: int | None = None) -> dic
 def _in_turns(
     kinds: dict[str, Callable[[int], None]], repeats: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of each kind of work, alternating, after one round of warm-up."""
+    """Seconds of each kind of work, alternating, after the warm-up."""
     times: dict[str, list[float]] = {name: [] for name in kinds}
-    for step in range(repeats + 1):
+    for step in range(repeats + WARM_UP):
         for name, work in kinds.items():
             start = time.perf_counter()
             work(step)
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            if step:
+            if step >= WARM_UP:
                 times[name].append(time.perf_counter() - start)
     return times

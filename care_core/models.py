@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet
 
-from care_core.spec import Model
+from care_core.spec import SMALL_WIDTH, Model
 
 
 def backbone(spec: Model) -> tuple[nn.Module, int]:
@@ -19,7 +19,7 @@ def backbone(spec: Model) -> tuple[nn.Module, int]:
     of stride 1 and no max-pool. `small` has one basic block a stage.
     """
     if spec.backbone == "small":
-        return _small(spec.width or 24)
+        return _small(spec.width or SMALL_WIDTH)
     network: Any = getattr(resnet, spec.backbone)(weights=None)
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")

@@ -15,6 +15,9 @@ from care_core.launch import Launch
 #: Raised whenever a computed function changes, so that old results are not taken for new ones.
 NUMERICS = 1
 
+#: Channels of the small backbone's first stage, unless a spec says otherwise.
+SMALL_WIDTH = 24
+
 DatasetName = Literal["digits", "cifar10", "cifar100", "stl10"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -230,6 +233,11 @@ class PretrainSpec(Section):
         problems = [*self._batch_problems(), *self._schedule_problems(), *self._rank_problems()]
         if ".." in self.name:
             problems.append("name: may not contain '..'")
+        if self.augment.blur_kernel // 2 >= self.image_size:
+            problems.append(
+                f"augment.blur_kernel: {self.augment.blur_kernel} is too large for images of "
+                f"{self.image_size} pixels"
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -308,8 +316,17 @@ class PretrainSpec(Section):
         fields["data"]["image_size"] = self.image_size
         if self.launch.ranks > 1:  # batch-norm statistics are a rank's own
             fields["ranks"] = self.launch.ranks
+        # what is without effect, or said in two ways, must not make another run
         if self.equivariance.weight == 0:
-            fields["equivariance"] = {"weight": 0.0}  # the rest is without effect
+            fields["equivariance"] = {"weight": 0.0}
+        else:
+            fields["equivariance"]["batch"] = self.equivariance_batch
+        if self.model.backbone == "small":
+            fields["model"]["width"] = self.model.width or SMALL_WIDTH
+        if self.optimizer.name == "adam":
+            del fields["optimizer"]["momentum"]
+        if self.schedule.name != "multistep":
+            del fields["schedule"]["milestones"], fields["schedule"]["gamma"]
         return fields
 
 

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from care_core import augment, checkpoint, data, draws, knn, methods, metrics
-from care_core.data.base import ImageSet
 from care_core.distributed import ALONE, World
 from care_core.errors import CareError, Interrupted, SpecError
 from care_core.files import read_json, write_json
@@ -105,7 +104,8 @@ class _Run:
             )
         self.steps = spec.training.epochs * self.per_epoch
         self.pixels = self.images.images.to(self.device)
-        self.labelled = data.load(spec.data.name, "train", data_dir, spec.image_size)
+        labelled = data.load(spec.data.name, "train", data_dir, spec.image_size)
+        self.check = knn.hold_out(labelled) if world.is_main else None
         self.method = methods.build(spec, world).to(self.device)
         self.forward = world.parallel(self.method)
         self.optimizer = build_optimizer(spec.optimizer, self.method)
@@ -205,9 +205,8 @@ class _Run:
         if not every or (epoch % every and epoch != self.spec.training.epochs):
             return
         with self.world.averaged(self.method.encoder):
-            if self.log:
-                split = knn.hold_out(self.labelled)
-                accuracy = knn.check(self.method.encoder, *split, spec=self.spec)
+            if self.check and self.log:
+                accuracy = knn.check(self.method.encoder, *self.check, spec=self.spec)
                 self.latest["knn"] = accuracy
                 self.log.append(self.step, {"knn": accuracy, "epoch": float(epoch)})
                 self._progress()

@@ -35,9 +35,27 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(spec_app, name="spec")
 app.add_typer(data_app, name="data")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"carectl {version('care-lab')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version")
+    ] = False,
+) -> None:
+    """Train, probe and compare equivariant contrastive models, here or on a cluster."""
 
 
 @app.command()
@@ -79,7 +97,9 @@ def pretrain(
 @app.command("eval")
 def evaluate(
     run: Annotated[str, typer.Argument(help="A run's id, prefix or name, or a checkpoint file")],
-    epoch: Annotated[int | None, typer.Option(help="Epoch to probe; default: the last")] = None,
+    epoch: Annotated[
+        int | None, typer.Option(help="Epoch to probe; default: the last", min=0)
+    ] = None,
     probe: Annotated[
         list[str] | None, typer.Option(help="linear, knn or geometry; repeatable; default: all")
     ] = None,
@@ -300,7 +320,7 @@ def main() -> None:
     except Exception as error:
         from carectl.console.errors import explain
 
-        code = explain(error)
+        code = explain(error, as_json="--json" in sys.argv)
         if code is None:
             raise
         sys.exit(code)

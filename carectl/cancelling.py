@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from care_core.files import write_json
-from carectl import runs
+from carectl import publishing, runs
 from carectl.backends import base
 from carectl.console.output import Output
 from carectl.runs import Run
@@ -21,6 +21,8 @@ def cancel(runs_dir: Path, names: Sequence[str], output: Output) -> None:
         before = runs.status(run).state
         stopped = base.cancel(run)
         blocked = _block_children(runs_dir, run) if stopped else []
+        for ended_run in [run, *blocked] if stopped else []:
+            publishing.close(ended_run, "KILLED")
         output.result(f"{run.id}: {'cancelled' if stopped else f'was {before}'}")
         for child in blocked:
             output.result(f"{child.id}: blocked, it waited for it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -91,14 +92,14 @@ def carry_out(planner: Planner, options: Options, output: Output, command: str) 
         backend.check(jobs)
         texts = backend.preview(jobs)
         hours = estimates.gpu_hours(options.runs_dir, plan)
-        output.result(tables.plan_table(plan, hours))
+        output.listing(tables.plan_table(plan, hours))
         for text in texts:
             output.result(Text(f"\n{text}"))
         output.emit(command, dry_run=True, plan=tables.plan_values(plan, hours), sbatch=texts)
         output.next("the same command without --dry-run submits this plan")
         return Outcome(plan, None, 0)
     plan = submit(planner, backend, options.place())
-    output.err.print(tables.plan_table(plan))
+    output.listing(tables.plan_table(plan), aside=True)
     if options.detach:
         output.emit(command, plan=tables.plan_values(plan))
         output.next(f"carectl status{_where(options)} shows how it goes")
@@ -141,11 +142,11 @@ def report_runs(
         ],
     )
     if outcome.failed:
-        output.next("mend what the reason says and give the same command again; it resumes")
+        output.next(f"carectl retry --failed{_where(options)}, once what the reason says is mended")
     elif outcome.plan[-1].kind == "pretrain":
         output.next(f"carectl eval {outcome.plan[-1].run_id}{_where(options)} probes it")
     else:
-        output.next("carectl reproduce table1 --profile digits puts such figures in a table")
+        output.next(f"carectl status{_where(options)} lists all runs with their figures")
 
 
 def parse_tags(tags: Sequence[str]) -> dict[str, str]:
@@ -164,4 +165,8 @@ def parse_tags(tags: Sequence[str]) -> dict[str, str]:
 
 
 def _where(options: Options) -> str:
-    return "" if options.runs_dir == Path("runs") else f" --runs-dir {options.runs_dir}"
+    return (
+        ""
+        if options.runs_dir == Path("runs")
+        else f" --runs-dir {shlex.quote(str(options.runs_dir))}"
+    )

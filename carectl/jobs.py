@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from care_core.errors import CareError, Interrupted, StorageError
+from care_core.errors import CareError, CheckpointError, Interrupted, StorageError
 from care_core.files import read_json, write_json
 from care_core.spec import PretrainSpec, ProbeSpec
 from carectl import processes, publishing
@@ -61,6 +62,8 @@ def execute(run_dir: str, attempt: int, chosen: list[str]) -> None:
     if chosen:
         held.append(slots.take(chosen[here.rank]))
     _sign_in(folder, here, chosen)
+    if (folder / "cancelled.json").exists():  # while it was starting
+        return
     signals: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -207,7 +210,10 @@ def _source(run: Run, spec: ProbeSpec) -> Path:
     from care_core import checkpoint
 
     if run.job.get("checkpoint"):
-        return Path(run.job["checkpoint"])
+        file = Path(run.job["checkpoint"])
+        if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != spec.source:
+            raise CheckpointError(f"{file}: is not, or no longer, the file that was submitted")
+        return file
     return checkpoint.at_epoch(run.path.parent / run.job["source_run"] / "checkpoints", spec.epoch)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,7 +145,7 @@ class Planner:
         if state == "done":
             action, reason = "reused", "done before"
         elif state in ("queued", "running", "stale"):
-            action, reason = "running", reason or state
+            action, reason = "running", f"{state}: {reason}" if reason else state
         elif state != "new":
             action, reason = "retry", f"was {state}: {reason}" if reason else f"was {state}"
         elif not reason:
@@ -160,7 +161,7 @@ class Planner:
         for other in self.runs_dir.glob(f"{run.identity.run_id[: -identity.SHOWN]}*"):
             theirs = flatten(Run(other).record.get("identity", {}))
             differ = [
-                f"{key.removeprefix('spec.')}: {theirs.get(key)} → {mine.get(key)}"
+                f"{key.removeprefix('spec.')}: {_brief(theirs.get(key))} → {_brief(mine.get(key))}"
                 for key in sorted(mine.keys() | theirs.keys())
                 if mine.get(key) != theirs.get(key)
             ]
@@ -173,6 +174,12 @@ class Planner:
             cache = self.runs_dir / ".cache" / "fingerprints.json"
             self._fingerprints[name] = data.fingerprint(name, self.data_dir, cache)
         return self._fingerprints[name]
+
+
+def _brief(value: Any) -> str:
+    """A value for people: of a hash, as much as a run id shows."""
+    text = str(value)
+    return text[: identity.SHOWN] if re.fullmatch(r"[0-9a-f]{64}", text) else text
 
 
 def source_of(
@@ -191,6 +198,13 @@ def source_of(
     run = runs.find(runs_dir, text)
     if run.record.get("kind") != "pretrain":
         raise CommandError(f"{run.id} is not a pretraining, so there is no encoder to probe")
+    epochs = runs.epochs(run)
+    if epoch is not None and epoch not in epochs:
+        there = ", ".join(map(str, epochs)) or "none"
+        raise CommandError(
+            f"{run.id} has no checkpoint of epoch {epoch}; there are: {there} "
+            "(checkpoint.keep in the spec decides which stay)"
+        )
     state = runs.status(run).state
     if state != "done" and epoch is None:
         raise CommandError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from care_core import metrics
+from care_core.files import write_json
 from carectl.runs import Run
 from carectl.tracking import RunTracker, flatten
 
@@ -36,6 +37,19 @@ def publish(run: Run, to: RunTracker) -> None:
         files = _papers(run)
     if to.finish("FINISHED", files) and good:
         metrics.completed(run.path, steps)
+
+
+def close(run: Run, state: str) -> None:
+    """Tell MLflow, once an attempt, that a run without a result is over: FAILED or KILLED.
+
+    A job that died without a word cannot say so itself, and would stay RUNNING there.
+    """
+    attempts = run.attempts
+    to = tracker(run)
+    if not attempts or to is None or (attempts[-1] / "closed.json").exists():
+        return
+    if to.finish(state):
+        write_json(attempts[-1] / "closed.json", {"state": state}, durable=False)
 
 
 def _papers(run: Run) -> list[Path]:

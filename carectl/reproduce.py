@@ -36,7 +36,7 @@ def reproduce(
     outcome = carry_out(planner, options, output, f"reproduce {target}")
     if outcome.states is None:
         return outcome.code
-    folder = _folder(options, target, profile)
+    folder = _folder(options, target, profile, seeds)
     table = _table(grid, cells, pairs, options)
     paths = _present(table, folder, output)
     output.emit(
@@ -50,7 +50,7 @@ def reproduce(
     if outcome.failed:
         for run in outcome.failed:
             output.note(f"{run.run_id}: {outcome.states[run.run_id].reason}")
-        output.next("the same command again goes on with what failed")
+        output.next("carectl retry --failed, or the same command again, goes on with what failed")
         return JOB_FAILED if len(outcome.failed) == len(outcome.plan) else PARTIAL
     output.next(_next_step(profile, {cell.seed for cell in cells}))
     return 0
@@ -67,7 +67,7 @@ def report(
     """Write the report from what is done, without submitting anything."""
     grid, cells, _, pairs = _plan(target, profile, only, seeds, options)
     table = _table(grid, cells, pairs, options)
-    paths = _present(table, _folder(options, target, profile), output)
+    paths = _present(table, _folder(options, target, profile, seeds), output)
     output.emit(
         f"report {target}",
         profile=profile,
@@ -152,8 +152,10 @@ def _present(table: Table, folder: Path, output: Output) -> dict[str, Path]:
     return paths
 
 
-def _folder(options: Options, target: str, profile: str) -> Path:
-    return options.runs_dir.parent / "reports" / f"{target}-{profile}"
+def _folder(options: Options, target: str, profile: str, seeds: str | None) -> Path:
+    """Other seeds are another table, and must not replace one that was measured with more."""
+    suffix = f"-seeds-{seeds.replace(',', '-')}" if seeds else ""
+    return options.runs_dir.parent / "reports" / f"{target}-{profile}{suffix}"
 
 
 def _next_step(profile: str, seeds: set[int]) -> str:

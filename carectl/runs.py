@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +20,7 @@ State = Literal[
     "new", "queued", "running", "stale", "done", "failed", "cancelled", "blocked", "lost"
 ]
 STALE_AFTER_S = 600
+_NOTES: dict[str, State] = {"cancelled": "cancelled", "blocked": "blocked", "error": "failed"}
 
 
 class Run(NamedTuple):
@@ -75,6 +79,12 @@ def logs(attempt: Path, rank: int, kind: str = "*") -> list[Path]:
     if found:
         return sorted(Path(found["logs"]).glob(f"{found['job']}_{rank}_log.{kind}"))
     return sorted(attempt.glob(f"*_{rank}_log.{kind}"))
+
+
+def epochs(run: Run) -> list[int]:
+    """The epochs at whose end a checkpoint of the run is there."""
+    found = (re.fullmatch(r"e(\d+)-.*", p.stem) for p in (run.path / "checkpoints").glob("*.pt"))
+    return sorted({int(match[1]) for match in found if match})
 
 
 def create(runs_dir: Path, identity: Identity, record: dict[str, Any], yaml: str) -> Run:
@@ -141,28 +151,43 @@ def status(run: Run) -> Status:
     newest = attempts[-1]
     if (newest / "submission.json").exists():
         return _on_cluster(run, newest)
-    for name, state in (("cancelled", "cancelled"), ("blocked", "blocked"), ("error", "failed")):
-        note = read_json(newest / f"{name}.json")
-        if note:
-            return Status(state, str(note.get("message", "")))  # type: ignore[arg-type]
+    if found := _noted(newest):
+        return found
     handle = read_json(newest / "handle.json")
     if handle is None:
-        if tickets.of(run.path.parent, run.id):
-            return Status("queued", "waiting for a free slot")
-        if (newest / "handle.json").exists():  # taken up between the two looks
+        if waiting := tickets.of(run.path.parent, run.id):
+            return Status("queued", _waits_for(run, waiting[0]))
+    elif processes.alive(handle):
+        silence = _silence(run, handle)
+        if silence > STALE_AFTER_S and run.progress:
+            return Status("stale", f"no heartbeat for {silence:.0f} s")
+        return Status("running")
+    # It may have been taken up, or have ended, between the looks.
+    if (run.path / "result.json").exists():
+        return Status("done")
+    if found := _noted(newest):
+        return found
+    if handle is None:
+        if (newest / "handle.json").exists():
             return status(run)
         return Status("lost", "it was never handed to the queue; the same command submits it")
-    if not processes.alive(handle):
-        # The job may have finished between the two looks.
-        if (run.path / "result.json").exists():
-            return Status("done")
-        if (newest / "error.json").exists():
-            return status(run)
-        return Status("lost", _last_words(newest))
-    silence = _silence(run, handle)
-    if silence > STALE_AFTER_S and run.progress:
-        return Status("stale", f"no heartbeat for {silence:.0f} s")
-    return Status("running")
+    return Status("lost", _last_words(newest))
+
+
+def _noted(attempt: Path) -> Status | None:
+    """What an attempt's end left behind."""
+    for name, state in _NOTES.items():
+        if note := read_json(attempt / f"{name}.json"):
+            return Status(state, str(note.get("message", "")))
+    return None
+
+
+def _waits_for(run: Run, ticket: Path) -> str:
+    content = tickets.read(ticket) or {}
+    for name in content.get("depends", ()):
+        if not (run.path.parent / name / "result.json").exists():
+            return f"after {name}"
+    return "waiting for a free slot"
 
 
 def _on_cluster(run: Run, attempt: Path) -> Status:
@@ -200,6 +225,16 @@ def _silence(run: Run, handle: dict[str, Any] | None) -> float:
     """Seconds since the job was last heard of."""
     beats = [run.progress.get("heartbeat"), (handle or {}).get("since")]
     return time.time() - max([beat for beat in beats if beat] or [0.0])
+
+
+def held(run: Run) -> bool:
+    """Whether a job holds the run's lock at this moment."""
+    with contextlib.suppress(OSError), (run.path / ".lock").open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def working(run: Run) -> bool:

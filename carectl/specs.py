@@ -54,7 +54,9 @@ def find(spec: str) -> Path:
     Raises:
         CommandError: there is neither; it names what comes close.
     """
-    if spec and Path(spec).is_file():
+    if spec == "-":
+        return Path("/dev/stdin")
+    if spec and Path(spec).exists() and not Path(spec).is_dir():
         return Path(spec)
     shipped = names()
     if spec in shipped:
@@ -63,6 +65,9 @@ def find(spec: str) -> Path:
         near = [str(p) for p in _siblings(Path(spec))]
         hint = complaints.did_you_mean(spec, near + [f"{name}.yaml" for name in shipped])
         raise CommandError(f"no spec file '{spec}'{hint}")
+    if Path(spec).is_dir():
+        raise CommandError(f"'{spec}' is a folder; give a spec file in it")
+    shipped = [name for name in shipped if "/" in name]  # the others are grids
     hint = complaints.did_you_mean(spec, shipped)
     raise CommandError(f"no spec '{spec}'{hint}; give a file, or one of: {', '.join(shipped)}")
 

@@ -87,14 +87,10 @@ def _prepare(
         "name": planned.name,
         "spec": planned.spec.model_dump(mode="json"),
     }
-    made_before = (place.runs_dir / planned.run_id).exists()
     run = runs.create(place.runs_dir, planned.identity, record, planned.yaml)
     job = run.job
     if not job:
-        sha256 = planned.identity.sha256
-        # a kill may have come between making the MLflow run and noting it down
-        run_id = tracking.find_run(address, experiment_id, sha256) if made_before else None
-        run_id = run_id or tracking.create_run(
+        run_id = tracking.make_run(
             address,
             experiment_id,
             run.id,
@@ -106,13 +102,13 @@ def _prepare(
             "threads": planned.launch.threads or backend.threads(planned.launch),
             "tracking": {"uri": address, "experiment_id": experiment_id, "run_id": run_id},
             "source_run": planned.source_run,
-            "checkpoint": planned.checkpoint,
         }
         write_json(run.path / "code.json", code)
     write_json(
         run.path / "job.json",
         {
             **job,
+            "checkpoint": planned.checkpoint,
             "data_dir": str(place.data_dir.resolve()) if place.data_dir else job["data_dir"],
             "upload": place.upload,
             "launch": planned.launch.model_dump(mode="json"),
@@ -147,6 +143,7 @@ def _tags(planned: Planned, run: Run, place: Place, code: dict[str, Any]) -> dic
         method = f"care-{method}"
     tags = {
         "run_id": run.id,
+        "run_folder": str(run.path.resolve()),
         "spec_hash": planned.identity.sha256,
         "git_commit": code["commit"] or "",
         "kind": planned.kind,

@@ -63,7 +63,7 @@ def experiment(address: str, name: str, project: Path) -> str:
             ) from error
 
 
-def create_run(
+def make_run(
     address: str,
     experiment_id: str,
     name: str,
@@ -71,26 +71,28 @@ def create_run(
     tags: dict[str, str],
     parent: str | None,
 ) -> str:
-    """Make a run at submission: its parameters are the resolved spec, flattened. Returns its id."""
+    """Make a run at submission, or find the one that a killed submission made. Returns its id.
+
+    Its parameters are the resolved spec, flattened; a run folder has one MLflow run.
+    """
     from mlflow.entities import Param
 
     store = client(address)
+    folder = tags["run_folder"].replace("'", "")
+    found = store.search_runs(
+        [experiment_id],
+        filter_string=f"tags.spec_hash = '{tags['spec_hash']}' and tags.run_folder = '{folder}'",
+        max_results=1,
+    )
     if parent:
         tags = {**tags, "mlflow.parentRunId": parent}
-    run = store.create_run(experiment_id, run_name=name, tags=tags)
+    run = found[0] if found else store.create_run(experiment_id, run_name=name, tags=tags)
     run_id = str(run.info.run_id)
+    store.update_run(run_id, status="SCHEDULED")
     rows = [Param(key, str(value)[:5000]) for key, value in sorted(flatten(params).items())]
     for start in range(0, len(rows), _BATCH["params"]):
         store.log_batch(run_id, params=rows[start : start + _BATCH["params"]])
     return run_id
-
-
-def find_run(address: str, experiment_id: str, spec_hash: str) -> str | None:
-    """The id of the run that was made for a spec hash, if there is one."""
-    found = client(address).search_runs(
-        [experiment_id], filter_string=f"tags.spec_hash = '{spec_hash}'", max_results=1
-    )
-    return str(found[0].info.run_id) if found else None
 
 
 class RunTracker:

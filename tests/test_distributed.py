@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import tiny
 from torch import Tensor, nn
+from torch.distributed import TCPStore
 from torch.nn import functional as F
 
 from care_core import checkpoint, data, knn, methods, metrics, pretrain
@@ -158,6 +159,7 @@ class Rows(nn.Module):
         super().__init__()
         self.layer, self.world = nn.Linear(6, 4, bias=False), world
         self.layer.weight.data = torch.linspace(-1, 1, 24).view(4, 6)
+        self.register_buffer("own", torch.tensor(-1))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         z1, z2 = (self.world.gather(F.normalize(self.layer(v), dim=1)) for v in (x, y))
@@ -171,11 +173,12 @@ def gathered(rank: int, size: int, folder: Path) -> dict[str, Tensor]:
     x, y = (torch.randn(12, 6, generator=source)[world.share(12)] for _ in range(2))
     module = Rows(world)
     parallel = world.parallel(module)
+    module.own = torch.tensor(rank)
     loss = parallel(x, y)
     loss.backward()
     world.close()
     assert module.layer.weight.grad is not None
-    return {"loss": loss.detach(), "gradient": module.layer.weight.grad}
+    return {"loss": loss.detach(), "gradient": module.layer.weight.grad, "own": module.own}
 
 
 def exchange(rank: int, size: int, folder: Path) -> dict[str, Any]:
@@ -363,7 +366,8 @@ def test_the_gradient_of_gathered_rows_is_not_shrunk_by_the_number_of_ranks(
         assert launch(gathered, size, tmp_path / str(size)) == [0] * size
     (wanted,) = left(tmp_path / "1", 1)
     assert wanted["gradient"].norm() > 0.1
-    for found in left(tmp_path / "3", 3):
+    for rank, found in enumerate(left(tmp_path / "3", 3)):
+        assert found["own"] == rank  # buffers are not broadcast
         torch.testing.assert_close(found["loss"], wanted["loss"], rtol=1e-6, atol=0)
         error = (found["gradient"] - wanted["gradient"]).norm()
         assert error <= 1e-5 * wanted["gradient"].norm()
@@ -420,8 +424,10 @@ def test_a_rank_that_dies_takes_the_others_with_it(launch: Launch, tmp_path: Pat
     assert kind == "CareError" and sentence.startswith("rank 0 of 2 lost a peer")
 
 
-def test_a_full_disk_ends_all_ranks(launch: Launch, tmp_path: Path) -> None:
-    first, second = run(launch, tmp_path, tiny(**FAST), full_at=10)
+def test_no_rank_takes_a_run_for_saved_when_the_disk_is_full(
+    launch: Launch, tmp_path: Path
+) -> None:
+    first, second = run(launch, tmp_path, tiny(**FAST), stop_at={"1": 7}, full_at=7)
     assert first["error"] == ["StorageError", "the disk is full"]
     assert second["error"][0] == "CareError" and "lost a peer" in second["error"][1]
     assert [entry.step for entry in checkpoint.entries(tmp_path / "checkpoints")] == [5]
@@ -475,11 +481,11 @@ def test_two_jobs_that_meet_at_once_do_not_mix(launch: Launch, tmp_path: Path) -
 def test_a_meeting_that_an_earlier_attempt_left_does_no_harm(
     launch: Launch, tmp_path: Path
 ) -> None:
-    for job in (0, 1):
-        (tmp_path / f"job {job}").mkdir()
-    write_json(
-        tmp_path / "job 0" / "meeting.json", {"host": "127.0.0.1", "port": 1, "token": "old"}
-    )
+    taken = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # another job's
+    taken.set("token", "its own")
+    for job, port in enumerate((1, taken.port)):
+        place = {"host": "127.0.0.1", "port": port, "token": "old"}
+        write_json(tmp_path / f"job {job}" / "meeting.json", place)
     assert launch(exchange, 4, tmp_path) == [0] * 4
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from care_core.files import read_json, write_json
 from care_core.launch import Launch
@@ -22,6 +23,7 @@ from carectl.errors import ENVIRONMENT, CommandError
 from carectl.runs import Run
 
 TERM_GRACE_S = 15.0  # a step and a checkpoint's write fit in
+QUICK_DEATHS, QUICK_S = 5, 30.0  # so many starts of the queue in so short a time: it cannot work
 
 
 class LocalBackend:
@@ -29,11 +31,12 @@ class LocalBackend:
 
     def __init__(self, runs_dir: Path, devices: str | None = None) -> None:
         self.runs_dir, self.slots = runs_dir, slots.names(devices)
+        self.starts: list[float] = []
 
     def check(self, jobs: list[Job]) -> None:
         """A job must fit on this one machine."""
         for job in jobs:
-            if job.launch.nodes > 1 or job.launch.ranks > len(self.slots):
+            if job.launch.nodes > 1 or job.launch.gpus > len(self.slots):
                 raise CommandError(
                     f"{job.run.id}: asks for {job.launch.nodes} × {job.launch.gpus} GPUs, and this "
                     f"machine has {len(self.slots)} slots ({', '.join(self.slots)}); lower "
@@ -53,7 +56,7 @@ class LocalBackend:
                 "run": job.run.id,
                 "attempt": int(attempt.name),
                 "depends": list(job.depends),
-                "slots": self.slots,
+                "slots": self.slots if job.launch.gpus else ["cpu-0"],
                 "count": job.launch.ranks,
             }
             tickets.write(self.runs_dir, job.run.id, content)
@@ -71,7 +74,17 @@ class LocalBackend:
         if lock is None:
             return
         os.close(lock)
-        with (tickets.folder(self.runs_dir) / "queue.log").open("ab") as log:
+        now = time.monotonic()
+        self.starts = [at for at in self.starts if now - at < QUICK_S] + [now]
+        path = tickets.folder(self.runs_dir) / "queue.log"
+        if len(self.starts) > QUICK_DEATHS:
+            words = path.read_text(errors="replace").strip().splitlines()
+            raise CommandError(
+                f"the queue process dies as it starts: {words[-1] if words else 'no reason given'} "
+                f"(see {path}); what is queued stays queued",
+                ENVIRONMENT,
+            )
+        with path.open("ab") as log:
             subprocess.Popen(
                 [sys.executable, "-m", "carectl.backends.queue", str(self.runs_dir.resolve())],
                 stdin=subprocess.DEVNULL,
@@ -85,13 +98,12 @@ def cancel(run: Run) -> bool:
     """Take a run's ticket back, or stop its job's processes, all ranks and their children."""
     newest = run.attempts[-1]
     waiting = tickets.of(run.path.parent, run.id)
-    handles = [read_json(path) for path in newest.glob("handle*.json")]
-    running = [handle for handle in handles if handle and processes.alive(handle)]
-    if not waiting and not running:
+    if not waiting and not _running(newest):
         return False
     write_json(newest / "cancelled.json", {"message": "cancelled by carectl", "at": time.time()})
     for path in waiting:
         path.unlink(missing_ok=True)
+    running = _running(newest)  # after the note: a job that starts now sees it and ends by itself
     for handle in running:
         processes.signal_group(handle, signal.SIGTERM)
     deadline = time.monotonic() + TERM_GRACE_S
@@ -100,3 +112,9 @@ def cancel(run: Run) -> bool:
     for handle in running:
         processes.signal_group(handle, signal.SIGKILL)
     return True
+
+
+def _running(attempt: Path) -> list[dict[str, Any]]:
+    """The processes of an attempt that are alive here, a rank each."""
+    handles = [read_json(path) for path in attempt.glob("handle*.json")]
+    return [handle for handle in handles if handle and processes.alive(handle)]

@@ -7,12 +7,14 @@ A job started twice by such a change of hands claims its attempt once (carectl.j
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from care_core.errors import StorageError
 from care_core.files import read_json, write_json
 from carectl import runs
 from carectl.backends import slots, tickets
@@ -65,7 +67,11 @@ def _serve_locked(runs_dir: Path) -> None:
             if len(usable) < content["count"]:
                 break  # in order: a small job must not overtake a large one for ever
             chosen = usable[: content["count"]]
-            started.append(_start(runs_dir, path, content, chosen))
+            try:
+                started.append(_start(runs_dir, path, content, chosen))
+            except Exception as error:  # one job that cannot start must not stop the others
+                _fail(runs_dir, path, content, f"it could not be started: {error}")
+                continue
             busy |= set(chosen)
         time.sleep(POLL_S)
 
@@ -117,11 +123,18 @@ def _settle(runs_dir: Path, job: Started) -> None:
     if (attempt / "handle.json").exists():
         job.path.unlink(missing_ok=True)
     elif job.ended() and job.path.exists():
+        if runs.held(Run(attempt.parent.parent)):  # an earlier attempt is still at it
+            job.path.unlink(missing_ok=True)
+            return
         tail = "".join(sorted(p.read_text()[-500:] for p in attempt.glob("*_log.err")))
-        write_json(
-            attempt / "error.json", {"message": f"the job died as it started: {tail.strip()}"}
-        )
-        job.path.unlink(missing_ok=True)
+        _fail(runs_dir, job.path, job.content, f"the job died as it started: {tail.strip()}")
+
+
+def _fail(runs_dir: Path, path: Path, content: dict[str, Any], message: str) -> None:
+    attempt = runs_dir / content["run"] / "attempts" / str(content["attempt"])
+    with contextlib.suppress(StorageError):  # a full disk: the ticket goes all the same
+        write_json(attempt / "error.json", {"message": message, "at": time.time()})
+    path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,13 @@ def names(devices: str | None = None) -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         wanted = [part.strip() for part in visible.split(",") if part.strip()]
+        unknown = [gpu for gpu in wanted if gpu not in gpus]
+        if gpus and unknown:
+            raise CommandError(
+                f"CUDA_VISIBLE_DEVICES={visible}: {', '.join(unknown)} is no GPU number here "
+                f"(there are: {', '.join(gpus)})",
+                ENVIRONMENT,
+            )
         gpus = [gpu for gpu in gpus if gpu in wanted]
     if devices:
         asked = [part.strip() for part in devices.split(",") if part.strip()]
@@ -79,10 +86,12 @@ def take(slot: str) -> int:
 
 def _open(slot: str) -> int:
     path = folder() / f"{slot}.lock"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    if os.fstat(handle).st_uid == os.getuid():
+    try:  # without O_CREAT: on another user's file in a shared folder it may be refused
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         os.fchmod(handle, 0o666)
-    return handle
+        return handle
 
 
 def _gpus() -> list[str]:

@@ -6,11 +6,13 @@ import sys
 
 from care_core.errors import CareError, SpecError
 from care_core.files import storage_error
+from carectl.console.output import VERSION
 from carectl.errors import ENVIRONMENT, USAGE, CommandError
 
 
-def explain(error: Exception) -> int | None:
+def explain(error: Exception, as_json: bool = False) -> int | None:
     """Print a foreseen error and return its exit code; None for what is a defect of ours."""
+    import json
     from pathlib import Path
 
     from carectl.specs import SpecFileError
@@ -25,6 +27,10 @@ def explain(error: Exception) -> int | None:
         error, code = storage_error(Path(str(error.filename)), error), ENVIRONMENT
     else:
         return None
+    if as_json:
+        problems = [vars(each) for each in getattr(error, "problems", ())]
+        found = {"message": str(error), "exit_code": code, "problems": problems}
+        print(json.dumps({"version": VERSION, "error": found}))
     lead = "" if isinstance(error, SpecFileError) else "error: "
     print(f"{lead}{error}", file=sys.stderr)
     return code

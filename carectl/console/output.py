@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 VERSION = 1
+UNWRAPPED = 10_000  # columns: in a pipe a line is a line
 
 
 class Output:
@@ -23,15 +27,33 @@ class Output:
         """A result for people."""
         self.out.print(renderable)
 
+    def listing(self, renderable: Any, *, aside: bool = False) -> None:
+        """A table with a line a thing: never folded in a pipe, so that it can be searched."""
+        console = self.err if aside else self.out
+        width = None if console.is_terminal else UNWRAPPED
+        console.print(renderable, width=width)
+
     def note(self, text: str) -> None:
         """A word on what happens, which is no result."""
         self.err.print(text, markup=False)
 
     def next(self, text: str) -> None:
         """The one next step that ends a command."""
+        if text.startswith("carectl "):
+            text = f"{program()} {text.removeprefix('carectl ')}"
         (self.err if self.as_json else self.out).print(f"Next: {text}", markup=False)
 
     def emit(self, command: str, **fields: Any) -> None:
         """The command's JSON object, if one was asked for."""
         if self.as_json:
             print(json.dumps({"version": VERSION, "command": command, **fields}, default=str))
+
+
+def program() -> str:
+    """How this program can be called from here: by its name if that is on the PATH."""
+    mine = Path(sys.argv[0])
+    found = shutil.which("carectl")
+    if mine.name != "carectl" or (found and Path(found).resolve() == mine.resolve()):
+        return "carectl"
+    near = os.path.relpath(mine)
+    return near if not near.startswith("..") else str(mine)

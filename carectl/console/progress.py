@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
 
 from carectl import runs
 from carectl.backends.base import Backend
 from carectl.console.output import Output
-from carectl.console.tables import progress_values
+from carectl.console.tables import progress_values, state_text
 from carectl.runs import Run, Status
 
 FINAL: set[str] = {"done", "failed", "cancelled", "blocked", "lost"}
 POLL_S = 0.3
 LINE_EVERY_S = 15.0
+SHOWN = 12  # rows of a live view; what runs comes first
 
 
 def wait(watched: Sequence[Run], backend: Backend, output: Output) -> dict[str, Status]:
     """Show progress until every run has ended, and keep the queue alive meanwhile."""
-    view = _Bars(watched, output) if output.err.is_terminal else _Lines(output)
+    view = _Live(output) if output.err.is_terminal else _Lines(output)
     with view:
         while True:
             backend.ensure()
             states = {run.id: runs.status(run) for run in watched}
-            for run in watched:
-                view.show(run, states[run.id])
+            view.show(watched, states)
             # a done job may still be sending its record
             ended = all(status.state in FINAL for status in states.values())
             if ended and not any(runs.working(run) for run in watched):
@@ -41,7 +43,7 @@ class _Lines:
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self.last: dict[str, tuple[str, float]] = {}
+        self.last: dict[str, tuple[str, str, float]] = {}
 
     def __enter__(self) -> _Lines:
         return self
@@ -49,8 +51,12 @@ class _Lines:
     def __exit__(self, *error: object) -> None:
         return None
 
-    def show(self, run: Run, status: Status) -> None:
-        state, at = self.last.get(run.id, ("", 0.0))
+    def show(self, watched: Sequence[Run], states: dict[str, Status]) -> None:
+        for run in watched:
+            self._line(run, states[run.id])
+
+    def _line(self, run: Run, status: Status) -> None:
+        state, said, at = self.last.get(run.id, ("", "", 0.0))
         now = time.monotonic()
         if status.state == state and (status.state != "running" or now - at < LINE_EVERY_S):
             return
@@ -58,30 +64,26 @@ class _Lines:
         left = f"{value['left']} left" if "left" in value else ""
         speed = f"{value['speed']} images/s" if "speed" in value else ""
         words = [status.state, value.get("at", ""), value.get("terms", ""), speed, left]
-        if status.state not in ("running", "queued"):
+        if status.state != "running":
             words.append(status.reason)
-        self.output.note(f"{run.id}: " + "  ".join(word for word in words if word))
-        self.last[run.id] = (status.state, now)
+        line = f"{run.id}: " + "  ".join(word for word in words if word)
+        if line != said:
+            self.output.note(line)
+        self.last[run.id] = (status.state, line, now)
 
 
-class _Bars:
-    """A bar a run: epoch, loss terms, kNN, images/s, what is left."""
+class _Live:
+    """What runs, with what one waits for first: epoch, time left, speed, then the loss terms.
 
-    def __init__(self, watched: Sequence[Run], output: Output) -> None:
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[words]}"),
-            console=output.err,
-            auto_refresh=False,
-        )
-        self.live = Live(self.progress, console=output.err, refresh_per_second=4)
-        self.tasks: dict[str, TaskID] = {
-            run.id: self.progress.add_task(run.id, total=None, words="") for run in watched
-        }
+    Nothing of it stays on the screen; how each run ended is printed as a line of its own.
+    """
 
-    def __enter__(self) -> _Bars:
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self.live = Live(console=output.err, auto_refresh=False, transient=True)
+        self.ended: set[str] = set()
+
+    def __enter__(self) -> _Live:
         self.live.__enter__()
         return self
 
@@ -93,20 +95,39 @@ class _Bars:
     ) -> None:
         self.live.__exit__(kind, error, trace)
 
-    def show(self, run: Run, status: Status) -> None:
-        found = run.progress
-        words: str = status.state
-        if status.state == "running" and found:
-            value = progress_values(run)
-            speed = f"{value['speed']} images/s" if "speed" in value else ""
-            left = f"{value['left']} left" if "left" in value else ""
-            words = "  ".join(part for part in (value["terms"], speed, left) if part)
-        elif status.state in FINAL - {"done"}:
-            words = f"{status.state}: {status.reason}"
-        ended = status.state == "done"
-        self.progress.update(
-            self.tasks[run.id],
-            total=found.get("epochs", 1 if ended else None),
-            completed=found.get("epoch", 1 if ended else 0),
-            words=words,
+    def show(self, watched: Sequence[Run], states: dict[str, Status]) -> None:
+        for run in watched:
+            status = states[run.id]
+            if status.state in FINAL and run.id not in self.ended:
+                self.ended.add(run.id)
+                line = state_text(status.state) + Text(f"  {run.id}  {status.reason}")
+                self.output.err.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, justify="right")
+        table.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
+        order = {"running": 0, "stale": 1, "queued": 2}
+        active = [run for run in watched if states[run.id].state not in FINAL]
+        active.sort(key=lambda run: order.get(states[run.id].state, 3))
+        for run in active[: min(SHOWN, max(1, self.output.err.height - 4))]:
+            status = states[run.id]
+            value = progress_values(run) if status.state == "running" else {}
+            speed = f"{value['speed']} img/s" if "speed" in value else ""
+            words = "  ".join(part for part in (speed, value.get("terms", "")) if part)
+            table.add_row(
+                state_text(status.state),
+                Text(_short(run.id, self.output.err.width)),
+                f"{value['at']}, {value['left']} left" if "left" in value else value.get("at", ""),
+                Text(words or status.reason),
+            )
+        counts = Counter(status.state for status in states.values())
+        table.add_row(
+            "", Text(", ".join(f"{n} {state}" for state, n in counts.items()), style="dim")
         )
+        self.live.update(table, refresh=True)
+
+
+def _short(run_id: str, width: int) -> str:
+    """A run id that leaves room for the figures: its hash alone in a narrow terminal."""
+    return run_id if width >= 110 else run_id.rsplit("-", 1)[-1]

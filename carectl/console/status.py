@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import get_args
 
 from rich.live import Live
 
-from carectl import runs
+from carectl import publishing, runs
 from carectl.console import tables
 from carectl.console.output import Output
 from carectl.errors import CommandError
@@ -28,23 +29,40 @@ def show(
         output.emit("status", as_of=time.time(), runs=[tables.status_values(run, runs.status(run))])
         output.next(f"carectl logs {run.id}" if run.attempts else "carectl status")
         return
+    keep_going(runs_dir)
     rows = _rows(runs_dir, states)
     if watch and output.out.is_terminal:
         _watch(runs_dir, states, output)
         return
     if rows:
-        output.result(tables.status_table(rows))
+        output.listing(tables.status_table(rows))
     else:
         output.result(f"no runs in {runs_dir}" if not states else "no run in that state")
     output.emit("status", as_of=time.time(), runs=[tables.status_values(*row) for row in rows])
-    output.next("carectl status RUN shows one" if rows else "carectl pretrain digits/care-simclr")
+    where = "" if runs_dir == Path("runs") else f" --runs-dir {shlex.quote(str(runs_dir))}"
+    output.next(
+        f"carectl status RUN{where} shows one" if rows else "carectl pretrain digits/care-simclr"
+    )
+
+
+def keep_going(runs_dir: Path) -> None:
+    """Start the local queue again if jobs wait and it is gone (killed, or the machine rebooted)."""
+    from carectl.backends import tickets
+
+    if tickets.waiting(runs_dir):
+        from carectl.backends.local import LocalBackend
+
+        LocalBackend(runs_dir).ensure()
 
 
 def _watch(runs_dir: Path, states: tuple[str, ...], output: Output) -> None:
+    order = {"running": 0, "stale": 1, "queued": 2, "failed": 3, "lost": 4}
     try:
-        with Live(console=output.out, auto_refresh=False) as live:
+        with Live(console=output.out, auto_refresh=False, transient=True) as live:
             while True:
-                live.update(tables.status_table(_rows(runs_dir, states)), refresh=True)
+                keep_going(runs_dir)
+                rows = sorted(_rows(runs_dir, states), key=lambda row: order.get(row[1].state, 9))
+                live.update(tables.status_table(rows[: output.out.height - 4]), refresh=True)
                 time.sleep(1)
     except KeyboardInterrupt:
         return
@@ -52,4 +70,7 @@ def _watch(runs_dir: Path, states: tuple[str, ...], output: Output) -> None:
 
 def _rows(runs_dir: Path, states: tuple[str, ...]) -> list[tuple[Run, Status]]:
     rows = [(run, runs.status(run)) for run in runs.listing(runs_dir)]
+    for run, status in rows:
+        if status.state == "lost":
+            publishing.close(run, "FAILED")
     return [row for row in rows if not states or row[1].state in states]

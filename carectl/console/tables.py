@@ -24,8 +24,9 @@ _STYLES = {
 def plan_table(plan: Sequence[Planned], hours: Mapping[str, Estimate] | None = None) -> Table:
     """Each run of a plan: what will be done with it, why, what it waits for, what it may cost."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("action", "run", "after", "reason"):
-        table.add_column(column, overflow="fold")
+    for column in ("action", "run", "after"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("reason", overflow="fold")
     ids = {run.run_id for run in plan}
     for run in plan:
         after = ", ".join(name.rsplit("-", 1)[-1] for name in run.depends)
@@ -35,7 +36,7 @@ def plan_table(plan: Sequence[Planned], hours: Mapping[str, Estimate] | None = N
             guess = hours[run.run_id]
             cost = f"about {guess.gpu_hours:.2g} GPU-hours by {guess.measured} done"
             words = f"{words}; {cost}" if words else cost
-        table.add_row(_state(run.action), Text(branch + run.run_id), after, Text(words))
+        table.add_row(state_text(run.action), Text(branch + run.run_id), after, Text(words))
     return table
 
 
@@ -62,12 +63,13 @@ def status_table(rows: Sequence[tuple[Run, Status]]) -> Table:
     """One line a run: state, how far, how fast, and why."""
     title = f"as of {time.strftime('%H:%M:%S')}"
     table = Table(box=None, pad_edge=False, header_style="bold", caption=title)
-    for column in ("run", "state", "progress", "images/s", "left", "note"):
-        table.add_column(column, overflow="fold", justify="left")
+    for column in ("run", "state", "progress", "images/s", "left"):
+        table.add_column(column, no_wrap=True, justify="left")
+    table.add_column("note", no_wrap=True, overflow="ellipsis")
     for run, status in rows:
         value = progress_values(run) if status.state in ("running", "stale", "lost") else {}
         table.add_row(
-            Text(run.id), _state(status.state), value.get("at", ""), value.get("speed", ""),
+            Text(run.id), state_text(status.state), value.get("at", ""), value.get("speed", ""),
             value.get("left", ""), Text(status.reason or _headline(run)),
         )  # fmt: skip
     return table
@@ -99,7 +101,7 @@ def detail(run: Run) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("run", Text(run.id))
-    table.add_row("state", _state(status.state))
+    table.add_row("state", state_text(status.state))
     if status.reason:
         table.add_row("reason", Text(status.reason))
     table.add_row("kind", f"{record.get('kind')} of {record.get('name')}")
@@ -163,5 +165,6 @@ def _number(value: Any) -> str:
     return str(value)
 
 
-def _state(name: str) -> Text:
+def state_text(name: str) -> Text:
+    """A state in its colour."""
     return Text(name, style=_STYLES.get(name, ""))

@@ -27,7 +27,7 @@ def draw(run_dir: Path) -> Path:
     path = run_dir / "artifacts" / "geometry.png"
     style: dict[Any, Any] = {
         "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK,
-        "ytick.color": INK, "text.parse_math": False,
+        "ytick.color": INK,
     }  # fmt: skip
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(10, 4.6), dpi=140, layout="constrained")
@@ -65,7 +65,7 @@ def _rotations(axes: Any, rows: list[dict[str, float]]) -> None:
     still, turned = [row["wahba_identity"] for row in rows], [row["wahba"] for row in rows]
     most = max(still) * 1.08
     axes.plot([0, most], [0, most], color="#8A9097", linewidth=1, linestyle="--")
-    axes.text(most * 0.97, most * 0.9, "no better than R = I", ha="right", color="#777D84")
+    axes.text(most * 0.80, most * 0.88, "no better than R = I", ha="right", color="#777D84")
     axes.scatter(still, turned, color=COLOURS[0], s=30, zorder=3)
     axes.set_title(f"does a rotation explain it? ({len(rows)} augmentations)", loc="left",
                    fontsize=11)  # fmt: skip

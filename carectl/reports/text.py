@@ -93,7 +93,7 @@ def notes(table: Table) -> list[str]:
     found.append(f"Measured on {'; '.join(where)}.")
     if any(line.paper is not None for line in table.lines):
         found.append("Paper: arXiv 2306.13924, ResNet-50; † uncertain, ‡ cited from elsewhere.")
-    found.append(f"Fidelity preset: {table.fidelity}.")
+        found.append(f"Fidelity preset: {table.fidelity}.")
     return found
 
 

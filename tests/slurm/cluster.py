@@ -18,7 +18,6 @@ from pathlib import Path
 
 # Debian keeps the daemons where a plain user's PATH does not look.
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-TEMP = "/tmp"
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "setpriv")
 # What a surrounding job or a person's shell would tell the SLURM commands.
 FOREIGN = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SQUEUE_", "SINFO_", "SCANCEL_", "SALLOC_")
@@ -113,7 +112,7 @@ class Cluster:
         if self._daemons:
             raise ClusterError("the cluster runs already")
         # Not $TMPDIR: user munge must get there, and the path of a socket must stay short.
-        self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir=TEMP))
+        self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         # Addresses of the loopback as names: each resolves on any machine, as a rendezvous needs.
         self.nodes = [f"127.0.0.{i + 1}" for i in range(nodes)]
         self.env = {
@@ -133,7 +132,7 @@ class Cluster:
 
     def stop(self) -> None:
         """End every process of the cluster and of its jobs, and remove its folder."""
-        if self.folder == Path():
+        if not self.env:
             return
         deadline = time.monotonic() + 20
         while True:
@@ -150,7 +149,7 @@ class Cluster:
                 raise ClusterError(f"processes {sorted(left)} do not end")
             time.sleep(0.05)
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._daemons, self.env, self.folder = {}, {}, Path()
+        self._daemons, self.env = {}, {}
 
     def restart_controller(self) -> None:
         """Stop slurmctld as an administrator would, and start it from its saved state."""

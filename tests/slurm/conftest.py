@@ -12,7 +12,8 @@ from .cluster import Cluster, foreign, missing
 HINT = "no SLURM here: apt-get install slurm-wlm munge, or .ci/slurm"
 
 
-def _need_slurm() -> None:
+@pytest.fixture(scope="session")
+def need_slurm() -> None:
     """Skip where no cluster can run, or fail where one has to."""
     if why := missing():
         if os.environ.get("CARE_REQUIRE_SLURM") == "1":
@@ -29,9 +30,8 @@ def _enter(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster(need_slurm: None) -> Iterator[Cluster]:
     """One node with two pretend GPUs, for all tests."""
-    _need_slurm()
     made = Cluster()
     made.start()
     yield made
@@ -53,9 +53,8 @@ def on_the_cluster(
 
 
 @pytest.fixture
-def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def two_nodes(need_slurm: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """Two nodes with two pretend GPUs each, for this test alone."""
-    _need_slurm()
     made = Cluster()
     made.start(nodes=2)
     _enter(made, monkeypatch)
