@@ -157,8 +157,8 @@ class World:
 ALONE = World()
 
 
-#: How long one attempt to reach rank 0 may take, before its file is read again.
-_PATIENCE = timedelta(seconds=3)
+#: Seconds that one attempt to reach rank 0 may take, before its file is read again.
+_PATIENCE = 3
 
 
 class _Gather(torch.autograd.Function):
@@ -228,14 +228,16 @@ def _find(meeting: Path, rank: int, deadline: float, timeout_s: float) -> TCPSto
     while time.monotonic() < deadline:
         place = read_json(meeting)
         if place:
+            host, port = place["host"], place["port"]
             try:
-                store = TCPStore(
-                    place["host"], place["port"], timeout=_PATIENCE, wait_for_workers=False
-                )
+                # A closed port is told at once here; a store would retry, and fill the log.
+                socket.create_connection((host, port), timeout=_PATIENCE).close()
+                patience = timedelta(seconds=_PATIENCE)
+                store = TCPStore(host, port, timeout=patience, wait_for_workers=False)
                 if store.get("token").decode() == place["token"]:
                     store.set_timeout(timedelta(seconds=timeout_s))
                     return store
-            except (RuntimeError, ValueError):  # nobody there, or not a store
+            except (OSError, RuntimeError, ValueError):  # nobody there, or not a store
                 pass
         time.sleep(0.05)
     raise CareError(

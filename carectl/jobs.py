@@ -28,6 +28,7 @@ from carectl.runs import Run
 from carectl.tracking import RunTracker
 
 PEERS_WAIT_S = 600.0
+SLURM_ENDS_IT_S = 900.0
 
 
 class Place(NamedTuple):
@@ -166,7 +167,11 @@ def _may_go_on(run: Run, folder: Path, here: Place, signals: list[int]) -> bool:
     if here.rank > 0:
         return True  # rank 0 speaks for all
     if signals and signal.SIGUSR2 not in signals:
-        return True  # SIGTERM alone: SLURM is ending the job, and requeues it if it was preempted
+        # SLURM is ending the job: a preempted one is requeued only if it is still there at the end
+        # of the grace time, a cancelled one is killed. Either way its state is saved.
+        print("saved; waiting for SLURM to end this job", flush=True)
+        time.sleep(SLURM_ENDS_IT_S)
+        return False
     past = list(read_json(folder / "requeues.json") or [])
     step = int(run.progress.get("step", 0))
     if len(past) >= int(run.job["launch"]["max_requeues"]) or past[-3:] == [step] * 3:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -181,10 +182,15 @@ def gathered(rank: int, size: int, folder: Path) -> dict[str, Tensor]:
     return {"loss": loss.detach(), "gradient": module.layer.weight.grad, "own": module.own}
 
 
-def exchange(rank: int, size: int, folder: Path) -> dict[str, Any]:
-    """What each rank learns of the others, in two jobs of half the ranks that meet at once."""
+def exchange(rank: int, size: int, folder: Path, late: float = 0) -> dict[str, Any]:
+    """What each rank learns of the others, in two jobs of half the ranks that meet at once.
+
+    Args:
+        late: seconds after which rank 0 comes.
+    """
     job, rank, size = rank % 2, rank // 2, size // 2
-    world = meet(rank, size, folder / f"job {job}")
+    time.sleep(late if rank == 0 else 0)
+    world = meet(rank, size, folder / f"job {job}", timeout_s=20)
     found = {
         "rows": world.gather(torch.full((2, 1), 10.0 * job + rank)),
         "any": [world.any(rank == one) for one in range(size + 1)],
@@ -486,7 +492,7 @@ def test_a_meeting_that_an_earlier_attempt_left_does_no_harm(
     for job, port in enumerate((1, taken.port)):
         place = {"host": "127.0.0.1", "port": port, "token": "old"}
         write_json(tmp_path / f"job {job}" / "meeting.json", place)
-    assert launch(exchange, 4, tmp_path) == [0] * 4
+    assert launch(exchange, 4, tmp_path, late=0.5) == [0] * 4
 
 
 @pytest.mark.parametrize(
