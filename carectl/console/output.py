@@ -30,8 +30,9 @@ class Output:
     def listing(self, renderable: Any, *, aside: bool = False) -> None:
         """A table with a line a thing: never folded in a pipe, so that it can be searched."""
         console = self.err if aside else self.out
-        width = None if console.is_terminal else UNWRAPPED
-        console.print(renderable, width=width)
+        if not console.is_terminal:
+            console = Console(stderr=console.stderr, highlight=False, width=UNWRAPPED)
+        console.print(renderable)
 
     def note(self, text: str) -> None:
         """A word on what happens, which is no result."""

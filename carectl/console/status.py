@@ -15,6 +15,8 @@ from carectl.console.output import Output
 from carectl.errors import CommandError
 from carectl.runs import Run, State, Status
 
+MANY = 500  # rows: more are not worth a table's layout
+
 
 def show(
     runs_dir: Path, name: str | None, states: tuple[str, ...], watch: bool, output: Output
@@ -34,10 +36,12 @@ def show(
     if watch and output.out.is_terminal:
         _watch(runs_dir, states, output)
         return
-    if rows:
-        output.listing(tables.status_table(rows))
-    else:
+    if not rows:
         output.result(f"no runs in {runs_dir}" if not states else "no run in that state")
+    elif output.out.is_terminal and len(rows) <= MANY:
+        output.listing(tables.status_table(rows))
+    elif not output.as_json:
+        print(tables.status_lines(rows))
     output.emit("status", as_of=time.time(), runs=[tables.status_values(*row) for row in rows])
     where = "" if runs_dir == Path("runs") else f" --runs-dir {shlex.quote(str(runs_dir))}"
     output.next(

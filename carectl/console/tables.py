@@ -59,20 +59,44 @@ def plan_values(
     ]
 
 
+_COLUMNS = ("run", "state", "progress", "images/s", "left", "note")
+
+
 def status_table(rows: Sequence[tuple[Run, Status]]) -> Table:
-    """One line a run: state, how far, how fast, and why."""
-    title = f"as of {time.strftime('%H:%M:%S')}"
-    table = Table(box=None, pad_edge=False, header_style="bold", caption=title)
-    for column in ("run", "state", "progress", "images/s", "left"):
-        table.add_column(column, no_wrap=True, justify="left")
-    table.add_column("note", no_wrap=True, overflow="ellipsis")
-    for run, status in rows:
-        value = progress_values(run) if status.state in ("running", "stale", "lost") else {}
-        table.add_row(
-            Text(run.id), state_text(status.state), value.get("at", ""), value.get("speed", ""),
-            value.get("left", ""), Text(status.reason or _headline(run)),
+    """One line a run for a terminal: state, how far, how fast, and why. Ids are never cut."""
+    cells = [_cells(*row) for row in rows]
+    table = Table(box=None, pad_edge=False, header_style="bold", caption=_as_of())
+    shown = [0, 1, *(n for n in (2, 3, 4) if any(row[n] for row in cells)), 5]
+    for number in shown:
+        widest = max((len(row[number]) for row in cells), default=0) if number < 5 else None
+        table.add_column(
+            _COLUMNS[number], no_wrap=True, overflow="ellipsis", min_width=widest,
         )  # fmt: skip
+    for row in cells:
+        table.add_row(*(state_text(row[n]) if n == 1 else Text(row[n]) for n in shown))
     return table
+
+
+def status_lines(rows: Sequence[tuple[Run, Status]]) -> str:
+    """The same as aligned text, for pipes and for more rows than a terminal shows: it is quick."""
+    cells = [_COLUMNS, *(_cells(*row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = (
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )
+    return "\n".join([*lines, _as_of()])
+
+
+def _cells(run: Run, status: Status) -> tuple[str, ...]:
+    value = progress_values(run) if status.state in ("running", "stale", "lost") else {}
+    note = " ".join((status.reason or _headline(run)).split())
+    speed, left = value.get("speed", ""), value.get("left", "")
+    return (run.id, status.state, value.get("at", ""), speed, left, note)
+
+
+def _as_of() -> str:
+    return f"as of {time.strftime('%H:%M:%S')}"
 
 
 def status_values(run: Run, status: Status) -> dict[str, Any]:
