@@ -11,7 +11,8 @@ import torch
 
 from care_core import augment, draws, losses, methods
 from care_core.distributed import World
-from care_core.spec import DATASETS, PretrainSpec
+from care_core.facts import DATASETS
+from care_core.spec import PretrainSpec
 from care_core.train import build_optimizer, set_up
 
 WARM_UP = 3  # rounds: the first passes allocate, and choose kernels

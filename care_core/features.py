@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from care_core import augment
+from care_core.facts import DATASETS
 from care_core.models import Encoder
-from care_core.spec import DATASETS, PretrainSpec, ProbeSpec
+from care_core.spec import PretrainSpec, ProbeSpec
 
 
 @torch.inference_mode()

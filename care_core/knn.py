@@ -8,9 +8,10 @@ from torch.nn import functional as F
 
 from care_core import draws
 from care_core.data.base import ImageSet
+from care_core.facts import DATASETS
 from care_core.features import extract
 from care_core.models import Encoder
-from care_core.spec import DATASETS, PretrainSpec
+from care_core.spec import PretrainSpec
 
 
 def predict(

@@ -19,10 +19,11 @@ from torch.nn import functional as F
 from care_core import augment, checkpoint, data, draws, geometry, knn
 from care_core.data.base import ImageSet
 from care_core.errors import CheckpointError
+from care_core.facts import DATASETS
 from care_core.features import extract
 from care_core.files import read_json, write_json
 from care_core.models import Encoder
-from care_core.spec import DATASETS, LinearProbe, PretrainSpec, ProbeSpec
+from care_core.spec import LinearProbe, PretrainSpec, ProbeSpec
 from care_core.train import build_optimizer, set_up
 
 

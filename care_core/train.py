@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from care_core import augment, checkpoint, data, draws, knn, methods, metrics
 from care_core.distributed import ALONE, World
 from care_core.errors import CareError, Interrupted, SpecError
+from care_core.facts import DATASETS
 from care_core.files import read_json, write_json
-from care_core.spec import DATASETS, Optimizer, PretrainSpec, Schedule
+from care_core.spec import Optimizer, PretrainSpec, Schedule
 
 
 class Tracker(Protocol):

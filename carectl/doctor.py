@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from care_core import data
-from care_core.spec import DATASETS
+from care_core.facts import DATASETS
 from carectl import tracking
 from carectl.backends import slots
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from care_core.spec import DATASETS, PretrainSpec
+from care_core.facts import DATASETS
+from care_core.spec import PretrainSpec
 from carectl import runs
 from carectl.plan import Planned
 

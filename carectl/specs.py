@@ -65,7 +65,7 @@ def find(spec: str) -> Path:
         near = [str(p) for p in _siblings(Path(spec))]
         hint = complaints.did_you_mean(spec, near + [f"{name}.yaml" for name in shipped])
         raise CommandError(f"no spec file '{spec}'{hint}")
-    if Path(spec).is_dir():
+    if spec and Path(spec).is_dir():
         raise CommandError(f"'{spec}' is a folder; give a spec file in it")
     shipped = [name for name in shipped if "/" in name]  # the others are grids
     hint = complaints.did_you_mean(spec, shipped)

@@ -21,7 +21,7 @@ from torchvision import datasets
 from care_core import data
 from care_core.data.layout import FILES
 from care_core.errors import DataError
-from care_core.spec import DATASETS
+from care_core.facts import DATASETS
 
 NAMES = ("cifar10", "cifar100", "stl10")
 READERS = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "stl10": datasets.STL10}

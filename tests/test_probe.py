@@ -16,9 +16,10 @@ from torch import Tensor
 from care_core import checkpoint, data, draws, knn, models, pretrain, probe, probing
 from care_core.data.base import ImageSet
 from care_core.errors import CheckpointError
+from care_core.facts import DATASETS
 from care_core.features import extract
 from care_core.files import read_json
-from care_core.spec import DATASETS, LinearProbe, Optimizer, PretrainSpec, ProbeSpec
+from care_core.spec import LinearProbe, Optimizer, PretrainSpec, ProbeSpec
 
 LINEAR = {"epochs": 30, "seeds": [0, 1], "optimizer": {"name": "adam", "lr": 1e-2}}
 MEASURES = {"linear": LINEAR, "knn": {"k": 20}, "geometry": {"augmentations": 2, "images": 100}}

@@ -181,3 +181,75 @@ def test_a_job_sees_the_gpu_of_its_slot(
         seen.add(visible)
     assert seen == {b"2", b"3"}
     wait_until(lambda: set(states(project).values()) == {"done"})
+
+
+def test_two_cpu_slots_run_two_jobs_at_once_or_one_of_two_ranks(project: Project) -> None:
+    name = project.write(tiny(training={"epochs": 8, "batch_size": 128}))
+    for seed in range(2):
+        project.carectl("pretrain", name, "-o", f"seed={seed}", "--devices", "cpu:2", "--detach")
+    wait_until(lambda: list(states(project).values()) == ["running"] * 2)
+    wait_until(lambda: set(states(project).values()) == {"done"})
+    (run,) = project.json("pretrain", name, "--gpus", "2", "--devices", "cpu:2")["runs"]
+    assert run["state"] == "done"
+    folder = project.runs / run["run"] / "attempts/1"
+    handles = [read_json(folder / f"handle{rank}.json") for rank in ("", "-1")]
+    assert [(h["rank"], h["ranks"], h["slots"]) for h in handles] == [
+        (0, 2, ["cpu-0", "cpu-1"]),
+        (1, 2, ["cpu-0", "cpu-1"]),
+    ]
+
+
+def test_cancel_reaches_every_rank(project: Project) -> None:
+    name = project.write(tiny(training={"epochs": 400, "batch_size": 128}))
+    project.carectl("pretrain", name, "--gpus", "2", "--devices", "cpu:2", "--detach")
+    wait_until(project.steps)
+    (run,) = runs.listing(project.runs)
+    handles = [read_json(path) for path in run.attempts[-1].glob("handle*.json")]
+    assert sum(map(processes.alive, handles)) == 2
+    assert "cancelled" in project.carectl("cancel", run.id).stdout
+    assert not any(map(processes.alive, handles))
+    assert runs.status(run).state == "cancelled"
+
+
+def test_retry_failed_runs_what_failed_and_nothing_else(project: Project) -> None:
+    good = project.write(tiny(training={"epochs": 1, "batch_size": 128}))
+    project.carectl("pretrain", good)
+    assert project.json("retry", "--failed")["plan"] == []
+    run = Run(project.runs / project.json("pretrain", good, "--dry-run")["plan"][0]["run"])
+    before = run.path.joinpath("result.json").stat().st_mtime_ns
+    project.carectl("pretrain", good, "-o", "seed=1", "--detach")
+    other = next(r for r in runs.listing(project.runs) if r.id != run.id)
+    wait_until(project.handles)
+    wait_until(lambda: project.kill_jobs() or runs.status(other).state in ("lost", "done"))
+    wait_until(lambda: runs.status(other).state in ("lost", "done"))
+    other.path.joinpath("result.json").unlink(missing_ok=True)
+    again = project.json("retry", "--failed")
+    assert [planned["run"] for planned in again["plan"]] == [other.id]
+    assert runs.status(other).state == "done"
+    assert run.path.joinpath("result.json").stat().st_mtime_ns == before
+
+
+def test_a_lost_run_is_put_right_in_mlflow_by_the_next_look(project: Project) -> None:
+    from mlflow import MlflowClient
+
+    name = project.write(tiny(training={"epochs": 400, "batch_size": 128}))
+    project.carectl("pretrain", name, "--detach")
+    wait_until(project.steps)
+    (run,) = runs.listing(project.runs)
+    tracking = run.job["tracking"]
+    client = MlflowClient(tracking["uri"])
+    assert client.get_run(tracking["run_id"]).info.status == "RUNNING"
+    project.kill_jobs()
+    wait_until(lambda: runs.status(run).state == "lost")
+    assert project.json("status")["runs"][0]["state"] == "lost"
+    assert client.get_run(tracking["run_id"]).info.status == "FAILED"
+
+
+def test_a_queue_that_cannot_work_is_told_and_not_waited_for(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project.path / "file").write_text("")
+    name = project.write(tiny())
+    done = project.carectl("pretrain", name, code=3, CARECTL_SLOTS_DIR=str(project.path / "file"))
+    assert "the queue process dies as it starts" in done.stderr
+    assert "queue.log" in done.stderr

@@ -123,6 +123,37 @@ def test_a_mistake_is_told_in_plain_words(write: Write, text: str, key: str, mes
     assert [m[2:] for m in mistakes(write(good + text + "\n"))] == [(key, message)]
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("partition: 'gpu; touch x'", "launch.partition"),
+        ('partition: "gpu\\n#SBATCH --uid=0"', "launch.partition"),
+        ("account: --wrap", "launch.account"),
+        ("qos: 'a b'", "launch.qos"),
+        ("constraint: '$(id)'", "launch.constraint"),
+        ("exclude: 'n1`id`'", "launch.exclude"),
+        ("mem: 64GB --uid=0", "launch.mem"),
+        ("time: 1:2:3:4", "launch.time"),
+        ('sbatch: {reservation: "x\\ny"}', "launch.sbatch"),
+        ("sbatch: {array: 0-9}", "launch.sbatch"),
+        ("sbatch: {'a=b --uid': 1}", "launch.sbatch"),
+        ('setup: ["a\\nb"]', "launch.setup"),
+        ("setup: ['#SBATCH --uid=0']", "launch.setup"),
+    ],
+)
+def test_a_launch_value_that_could_become_more_than_a_value_is_refused(
+    write: Write, text: str, key: str
+) -> None:
+    assert [m[2] for m in mistakes(write(GOOD + f"launch: {{{text}}}\n"))] == [key]
+
+
+@pytest.mark.parametrize(
+    ("time", "minutes"), [("90", 90), ("1:30", 90), ("2-00:00:30", 2881), ("0:00:10", 1)]
+)
+def test_a_time_limit_is_minutes_or_slurms_clock(write: Write, time: str, minutes: int) -> None:
+    assert specs.load(write(GOOD + f"launch: {{time: {time}}}\n")).launch.minutes == minutes
+
+
 def test_required_keys_that_are_missing_are_all_told(write: Write) -> None:
     assert [m[2:] for m in mistakes(write("data: {}\n"))] == [
         ("name", "is required"),

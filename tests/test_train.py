@@ -24,10 +24,11 @@ from care_core import checkpoint, data, draws, metrics, pretrain
 from care_core.data.base import ImageSet
 from care_core.distributed import World, forward_views
 from care_core.errors import CareError, SpecError, StorageError
+from care_core.facts import DATASETS
 from care_core.files import read_json
 from care_core.losses import equivariance, info_nce
 from care_core.methods.simclr import SimCLR
-from care_core.spec import DATASETS, Optimizer, PretrainSpec, Schedule
+from care_core.spec import Optimizer, PretrainSpec, Schedule
 from care_core.train import Interrupted, build_optimizer, learning_rate
 
 #: 3 epochs of 5 steps, with a checkpoint after steps 5, 10 and 15.

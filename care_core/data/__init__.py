@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from care_core.data import embedded
 from care_core.data.layout import FILES
 from care_core.errors import DataError, StorageError
+from care_core.facts import DATASETS
 from care_core.files import read_json, write_json
-from care_core.spec import DATASETS
 
 if TYPE_CHECKING:
     from care_core.data.base import ImageSet

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from care_core import data
 from care_core.errors import DataError
-from care_core.spec import DATASETS
+from care_core.facts import DATASETS
 from carectl.console.output import Output
 
 
