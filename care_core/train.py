@@ -203,8 +203,12 @@ class _Run:
 
     def _epoch_end(self, epoch: int) -> None:
         every = self.spec.monitor.every_epochs
-        if not every or (epoch % every and epoch != self.spec.training.epochs):
-            return
+        if every and (epoch % every == 0 or epoch == self.spec.training.epochs):
+            self._monitor(epoch)
+        terms = "  ".join(f"{k} {v:.4g}" for k, v in self.latest.items() if k != "lr")
+        self.say(f"epoch {epoch}/{self.spec.training.epochs}  {terms}")
+
+    def _monitor(self, epoch: int) -> None:
         with self.world.averaged(self.method.encoder):
             if self.check and self.log:
                 accuracy = knn.check(self.method.encoder, *self.check, spec=self.spec)
@@ -317,6 +321,13 @@ class _Run:
             "metrics": self.latest,
             "weights_sha256": digest,
             "checkpoint": checkpoint.at_epoch(self.run_dir / "checkpoints", None).name,
+            # what the bits depend on beside the spec
+            "on": {
+                "device": self.device.type,
+                "threads": torch.get_num_threads(),
+                "ranks": self.world.size,
+                "torch": str(torch.__version__),
+            },
         }
         write_json(self.run_dir / "result.json", result)
         return dict(self.world.told(result))

@@ -21,7 +21,12 @@ State = Literal[
     "new", "queued", "running", "stale", "done", "failed", "cancelled", "blocked", "lost"
 ]
 STALE_AFTER_S = 600
-_NOTES: dict[str, State] = {"cancelled": "cancelled", "blocked": "blocked", "error": "failed"}
+_NOTES: dict[str, State] = {
+    "cancelled": "cancelled",
+    "blocked": "blocked",
+    "error": "failed",
+    "lost": "lost",
+}
 
 
 class Run(NamedTuple):

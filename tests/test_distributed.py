@@ -386,7 +386,7 @@ def test_a_run_that_one_rank_stops_goes_on_as_if_it_had_not_been(
     sentence = "stopped on request after step 7; it can go on"
     assert [rank["error"] for rank in stopped] == [["Interrupted", sentence]] * 2
     first, second = run(launch, tmp_path, tiny(**FAST))
-    assert first["said"] == ["resuming after step 7 of 15"]
+    assert first["said"][:1] == ["resuming after step 7 of 15"]
     assert second["said"] == []
     assert_as_uninterrupted(tmp_path, whole, 2)
 
@@ -398,7 +398,7 @@ def test_killed_ranks_lose_nothing(launch: Launch, tmp_path: Path, whole: Path) 
     assert codes == [-signal.SIGKILL] * 2
     assert rows(tmp_path)[-1][2] == 8
     first, _ = run(launch, tmp_path, tiny(**FAST))
-    assert first["said"] == ["resuming after step 5 of 15"]
+    assert first["said"][:1] == ["resuming after step 5 of 15"]
     assert_as_uninterrupted(tmp_path, whole, 2)
 
 
@@ -419,7 +419,9 @@ def test_a_damaged_checkpoint_is_passed_over_by_all_ranks(
     path = checkpoint.entries(tmp_path / "checkpoints")[-1].path
     path.write_bytes(path.read_bytes()[:1000])
     first, _ = run(launch, tmp_path, tiny(**FAST))
-    assert first["said"][-1] == "resuming after step 5 of 15"
+    assert [s for s in first["said"] if not s.startswith("epoch ")][
+        -1
+    ] == "resuming after step 5 of 15"
     assert_as_uninterrupted(tmp_path, whole, 2)
 
 

@@ -126,14 +126,20 @@ def _settle(runs_dir: Path, job: Started) -> None:
         if runs.held(Run(attempt.parent.parent)):  # an earlier attempt is still at it
             job.path.unlink(missing_ok=True)
             return
-        tail = "".join(sorted(p.read_text()[-500:] for p in attempt.glob("*_log.err")))
-        _fail(runs_dir, job.path, job.content, f"the job died as it started: {tail.strip()}")
+        tail = "".join(sorted(p.read_text()[-500:] for p in attempt.glob("*_log.err"))).strip()
+        if tail:
+            message = f"the job died as it started: {tail}"
+            _fail(runs_dir, job.path, job.content, message)
+        else:
+            _fail(runs_dir, job.path, job.content, "the job was killed as it started", "lost")
 
 
-def _fail(runs_dir: Path, path: Path, content: dict[str, Any], message: str) -> None:
+def _fail(
+    runs_dir: Path, path: Path, content: dict[str, Any], message: str, how: str = "error"
+) -> None:
     attempt = runs_dir / content["run"] / "attempts" / str(content["attempt"])
     with contextlib.suppress(StorageError):  # a full disk: the ticket goes all the same
-        write_json(attempt / "error.json", {"message": message, "at": time.time()})
+        write_json(attempt / f"{how}.json", {"message": message, "at": time.time()})
     path.unlink(missing_ok=True)
 
 
