@@ -150,7 +150,23 @@ class Planner:
             action, reason = "retry", f"was {state}: {reason}" if reason else f"was {state}"
         elif not reason:
             reason = self._difference(run)
+        if action != "new" and (kept := self._kept(run)):
+            reason = f"{reason}; kept as first asked: {kept}"
         return dataclasses.replace(run, action=action, reason=reason)
+
+    def _kept(self, run: Planned) -> str:
+        """Settings that change no result and are asked for otherwise than the run has them."""
+        from carectl.tracking import flatten
+
+        first = flatten(Run(self.runs_dir / run.run_id).record.get("spec", {}))
+        asked = flatten(run.spec.model_dump(mode="json"))
+        return "; ".join(
+            f"{key} {first[key]} (asked: {value})"
+            for key, value in asked.items()
+            if key.split(".")[0] in ("probe", "checkpoint", "log", "monitor")
+            and key in first
+            and first[key] != value
+        )
 
     def _difference(self, run: Planned) -> str:
         """For a new run beside one of the same name: the fields that differ."""
@@ -191,7 +207,9 @@ def source_of(
         CommandError: no such run, not a pretraining, or not yet trained to its end.
     """
     path = Path(text)
-    if path.suffix == ".pt" and path.exists():
+    if path.suffix == ".pt":
+        if not path.exists():
+            raise CommandError(f"no checkpoint file '{text}'")
         from care_core import checkpoint  # torch is loaded for a file from outside alone
 
         return PretrainSpec.model_validate_json(checkpoint.read(path)["spec"]), path

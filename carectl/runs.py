@@ -131,6 +131,8 @@ def find(runs_dir: Path, text: str) -> Run:
     Raises:
         CommandError: none or several fit; says which.
     """
+    if "/" in text and Path(text).resolve().parent == runs_dir.resolve():
+        text = Path(text).name  # as the shell completes it
     hits = [
         run
         for run in listing(runs_dir)

@@ -79,8 +79,10 @@ def test_pretrain_then_eval_then_status_is_tracked_and_asked_again_is_reused(
     assert child.data.metrics["knn.backbone"] == probed["result"]["knn"]["backbone"]
 
     before = (project.runs / run / "result.json").stat().st_mtime_ns
-    again = project.json("pretrain", spec, "-o", "seed=3", "-o", "name=another/name")
+    again = project.json("pretrain", spec, "-o", "seed=3", "-o", "name=another/name",
+                         "-o", "probe.linear.epochs=6")  # fmt: skip
     assert [planned["action"] for planned in again["plan"]] == ["reused"]
+    assert "probe.linear.epochs 5 (asked: 6)" in again["plan"][0]["reason"]
     assert again["runs"][0]["run"] == run
     assert (project.runs / run / "result.json").stat().st_mtime_ns == before
 

@@ -18,6 +18,10 @@ def show(run: Run, follow: bool, rank: int) -> None:
     """
     if not run.attempts:
         raise CommandError(f"{run.id} has not been submitted")
+    newest = run.attempts[-1]
+    if rank and not (newest / f"handle-{rank}.json").exists():
+        ranks = len(list(newest.glob("handle*.json")))
+        raise CommandError(f"{run.id} has no rank {rank}; its newest job has {ranks}")
     seen: dict[str, int] = {}
     while True:
         ended = runs.status(run).state not in ("running", "queued")
