@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from care_core.errors import CareError, CheckpointError, Interrupted, StorageError
 from care_core.files import read_json, write_json
 from care_core.spec import PretrainSpec, ProbeSpec
-from carectl import processes, publishing
+from carectl import processes, provenance, publishing
 from carectl.backends import slots
 from carectl.runs import Run
 from carectl.tracking import RunTracker
@@ -136,6 +136,7 @@ def _sign_in(folder: Path, here: Place, chosen: list[str]) -> None:
             "ranks": here.size,
             "slots": chosen,
             "device": device,
+            "hardware": provenance.hardware() if here.rank == 0 else None,
             "since": time.time(),
         },
     )

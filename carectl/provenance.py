@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import platform
 import socket
 import subprocess
@@ -22,7 +24,22 @@ def collect() -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "host": socket.gethostname(),
         "machine": platform.platform(),
+        "hardware": hardware(),
         "command": sys.argv,
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """This machine's processor, the cores that may be used, and its GPUs' names."""
+    gpus = _said("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
+    cpu = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
+    return {
+        "cpu": cpu or platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpus": (gpus or "").splitlines(),
     }
 
 
@@ -35,12 +52,13 @@ def _version(package: str) -> str | None:
 
 def _git(*arguments: str) -> str | None:
     root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
+    return _said("git", "-C", str(root), *arguments) if (root / ".git").exists() else None
+
+
+def _said(*command: str) -> str | None:
+    """What a command printed; None where it is not there or failed."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

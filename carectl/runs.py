@@ -171,7 +171,7 @@ def status(run: Run) -> Status:
         silence = _silence(run, handle)
         if silence > STALE_AFTER_S and run.progress:
             return Status("stale", f"no heartbeat for {silence:.0f} s")
-        return Status("running")
+        return Status("running", f"on {handle['host']}, device {handle.get('device', '?')}")
     # It may have been taken up, or have ended, between the looks.
     if (run.path / "result.json").exists():
         return Status("done")
@@ -216,7 +216,7 @@ def _on_cluster(run: Run, attempt: Path) -> Status:
         beat = _silence(run, handle)
         if beat > STALE_AFTER_S:
             return Status("stale", f"no heartbeat for {beat:.0f} s on {job.nodes}")
-        return Status("running", f"on {job.nodes}")
+        return Status("running", f"on {job.nodes}, device {(handle or {}).get('device', '?')}")
     if job.state == "UNKNOWN" and job.reason:  # SLURM does not answer: nothing is known to be over
         alive = handle and _silence(run, handle) < STALE_AFTER_S
         return Status("running" if alive else "stale", job.reason)

@@ -78,6 +78,11 @@ def test_pretrain_then_eval_then_status_is_tracked_and_asked_again_is_reused(
     assert child.data.tags["mlflow.parentRunId"] == run_id
     assert child.data.metrics["knn.backbone"] == probed["result"]["knn"]["backbone"]
 
+    code = read_json(project.runs / run / "code.json")
+    assert code["command"][1:3] == ["pretrain", spec]
+    assert {"commit", "diff", "packages", "host"} <= set(code)
+    assert code["hardware"]["cores"] >= 1
+    assert code["packages"]["torch"]
     before = (project.runs / run / "result.json").stat().st_mtime_ns
     again = project.json("pretrain", spec, "-o", "seed=3", "-o", "name=another/name",
                          "-o", "probe.linear.epochs=6")  # fmt: skip
@@ -108,6 +113,10 @@ def test_a_changed_setting_is_another_run_and_the_plan_says_what_differs(project
     (run,) = project.json("pretrain", spec, "-o", "optimizer.lr=2e-3", "--dry-run")["plan"]
     assert run["action"] == "new"
     assert run["reason"] == "optimizer.lr: 0.001 → 0.002"
+    project.carectl("pretrain", spec, "-o", "optimizer.lr=2e-3")
+    one, other = (r["run"] for r in project.json("status")["runs"])
+    shown = project.carectl("spec", "diff", one, other).stdout.splitlines()
+    assert len(shown) == 1 and shown[0].startswith("optimizer.lr: ")
 
 
 def test_a_run_killed_again_and_again_ends_bitwise_as_if_it_had_not_been(

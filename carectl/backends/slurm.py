@@ -171,6 +171,9 @@ class SlurmBackend:
             "dependency": batch.dependency,
             "signal_delay_s": launch.grace_s,
             "setup": list(launch.setup) or None,
+            "srun_args": [
+                f"--cpus-per-task={launch.cpus}"
+            ],  # srun does not take sbatch's since 22.05
             "additional_parameters": further,
         }
         executor.update_parameters(**{k: v for k, v in options.items() if v is not None})

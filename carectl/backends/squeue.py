@@ -1,13 +1,13 @@
 """What SLURM says of this user's jobs: one query for all of them, and not too often.
 
 The answer is kept in the runs folder, so that many shells and many runs cost one `squeue`. Where
-accounting is kept, `sacct` is asked once for the jobs that have left the queue's memory.
+accounting is kept, one `sacct` follows for the jobs that have left the queue's memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import json
 import os
 import shutil
 import subprocess
@@ -44,6 +44,7 @@ class Answer(NamedTuple):
     at: float
     jobs: dict[str, JobView]
     problem: str = ""
+    accounted: bool = False  #: whether sacct was asked too
 
 
 _memory: dict[Path, Answer] = {}
@@ -59,8 +60,9 @@ def look(runs_dir: Path, wanted: str | None = None) -> Answer:
     known = _memory.get(runs_dir)
     if known is None or not 0 <= now - known.at < EVERY_S:
         known = _memory[runs_dir] = _shared(runs_dir, now)
-    if wanted and wanted not in known.jobs and not known.problem:
-        known = _memory[runs_dir] = _accounted(runs_dir, known, wanted)
+    if wanted and wanted not in known.jobs and not known.problem and not known.accounted:
+        known = _memory[runs_dir] = _accounted(known)
+        write_json(_file(runs_dir), known, durable=False)
     return known
 
 
@@ -85,7 +87,7 @@ def _shared(runs_dir: Path, now: float) -> Answer:
         if before and 0 <= now - before.at < EVERY_S:
             return before
         answer = _ask(before)
-        write_json(path, [answer.at, answer.jobs, answer.problem], durable=False)
+        write_json(path, answer, durable=False)
         return answer
     finally:
         os.close(handle)
@@ -95,8 +97,8 @@ def _load(path: Path) -> Answer | None:
     found = read_json(path)
     if not found:
         return None
-    at, jobs, problem = found
-    return Answer(at, {job: JobView(*view) for job, view in jobs.items()}, problem)
+    at, jobs, problem, accounted = found
+    return Answer(at, {job: JobView(*view) for job, view in jobs.items()}, problem, accounted)
 
 
 def _ask(before: Answer | None) -> Answer:
@@ -118,33 +120,15 @@ def _ask(before: Answer | None) -> Answer:
     return Answer(started, jobs)
 
 
-def _accounted(runs_dir: Path, known: Answer, wanted: str) -> Answer:
-    """Add what sacct says of a job; where it says nothing, that is remembered too."""
-    view = JobView("UNKNOWN")
-    if shutil.which("sacct"):
-        command = [
-            "sacct",
-            "-X",
-            "-n",
-            "-P",
-            "-o",
-            "JobID,State,NodeList",
-            "-j",
-            wanted.split("_")[0],
-        ]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
-        except (OSError, subprocess.TimeoutExpired):
-            return known
-        jobs = dict(known.jobs)
+def _accounted(known: Answer) -> Answer:
+    """Add what the accounting says of this user's jobs of the last month, if there is any."""
+    if shutil.which("sacct") is None:
+        return known._replace(accounted=True)
+    command = ["sacct", "-X", "-n", "-P", "-S", "now-30days", "-o", "JobID,State,NodeList"]
+    jobs = dict(known.jobs)
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
         for line in done.stdout.splitlines() if done.returncode == 0 else ():
             job, state, nodes = [*line.split("|"), "", ""][:3]
             jobs.setdefault(job, JobView(state.split(" ")[0] or "UNKNOWN", "", nodes))
-        known = known._replace(jobs=jobs)
-    jobs = dict(known.jobs)
-    jobs.setdefault(wanted, view)
-    answer = known._replace(jobs=jobs)
-    write_json(
-        _file(runs_dir), json.loads(json.dumps([answer.at, jobs, answer.problem])), durable=False
-    )
-    return answer
+    return known._replace(jobs=jobs, accounted=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from care_core.files import read_json
 from carectl import runs, specs
 from carectl.errors import CommandError
 from carectl.tracking import flatten
@@ -26,4 +27,12 @@ def _fields(text: str, runs_dir: Path) -> dict[str, Any]:
         run = runs.find(runs_dir, text)
     except CommandError:
         return dict(specs.load(specs.find(text)).model_dump(mode="json"))
-    return dict(run.record["spec"])
+    identity, code = run.record["identity"], read_json(run.path / "code.json") or {}
+    return {
+        **run.record["spec"],
+        "dataset content": identity.get("dataset"),
+        "numerics": identity.get("numerics"),
+        "git commit": code.get("commit"),
+        "uncommitted changes": bool(code.get("diff")),
+        "packages": code.get("packages", {}),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -22,8 +23,8 @@ from carectl.runs import Run
 
 from .cluster import Cluster
 
-SLOW = {"epochs": 70, "batch_size": 128}  # longer than the 20 s or so until the warning
-LONG = {"epochs": 30, "batch_size": 128}
+SLOW = {"epochs": 36, "batch_size": 128}  # longer than the 20 s or so until the warning
+LONG = {"epochs": 20, "batch_size": 128}
 
 
 @pytest.fixture(autouse=True)
@@ -119,21 +120,19 @@ def test_a_preempted_run_goes_on_under_its_id_and_ends_bitwise_the_same(
     assert done["attempts"] == 1
     assert job_of(run) == job
     assert done["result"]["weights_sha256"] == undisturbed(tmp_path, spec)
-    assert steps_logged(run) == list(range(1, 331))
+    assert steps_logged(run) == list(range(1, 221))
 
 
 def test_a_run_outlives_its_time_limit_by_requeueing_itself(
     cluster: Cluster, project: Project
 ) -> None:
-    spec = slurm_spec(
-        training={"epochs": 150, "batch_size": 128}, launch={"time": 1, "grace_s": 50}
-    )
+    spec = slurm_spec(training=SLOW, launch={"time": 1, "grace_s": 50})
     name = project.write(spec)
     done = project.json("pretrain", name, "--backend", "slurm")["runs"][0]
     assert done["state"] == "done"
     run = only(project)
     assert len(read_json(run.attempts[-1] / "requeues.json")) >= 1
-    assert steps_logged(run) == list(range(1, 771))
+    assert steps_logged(run) == list(range(1, 397))
 
 
 def test_requeueing_has_a_limit_and_the_run_then_fails_with_its_state_saved(
@@ -223,6 +222,14 @@ def test_five_hundred_queued_runs_are_one_array_and_a_look_is_one_query(
     assert [run["state"] for run in found] == ["queued"] * 500
     assert {run["reason"] for run in found} == {"JobHeldUser"}
     assert log.read_text().split() == ["squeue"]
+    for run in runs.listing(project.runs):  # as if SLURM had forgotten them all
+        note = read_json(run.attempts[-1] / "submission.json")
+        note |= {"job": f"9{note['job']}", "at": 0}
+        (run.attempts[-1] / "submission.json").write_text(json.dumps(note))
+    log.write_text("")
+    squeue.forget(project.runs.resolve())
+    assert {run["state"] for run in project.json("status")["runs"]} == {"lost"}
+    assert sorted(log.read_text().split()) == ["sacct", "squeue"]
 
 
 def test_a_hostile_value_stays_a_value(cluster: Cluster, project: Project) -> None:
@@ -245,6 +252,7 @@ def test_a_dry_run_shows_the_sbatch_text_and_leaves_slurm_alone(
                         "--dry-run", "-o", "launch.partition=debug")  # fmt: skip
     first, second = plan["sbatch"]
     assert "#SBATCH --partition=debug" in first
+    assert "srun --unbuffered" in first and "--cpus-per-task=4" in first.splitlines()[-2]
     assert re.search(r"#SBATCH --array=0-1%2$", first, re.M)
     assert "#SBATCH --dependency=aftercorr:JOB1" in second
     assert "#SBATCH --kill-on-invalid-dep=yes" in second
