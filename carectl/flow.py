@@ -86,20 +86,21 @@ class Outcome:
 def carry_out(planner: Planner, options: Options, output: Output, command: str) -> Outcome:
     """Show the plan and, unless it is a dry run, submit it and wait for its end."""
     backend = options.make_backend()
+    end = command.removeprefix("reproduce ") if command.startswith("reproduce ") else ""
     if options.dry_run:
         plan = planner.refresh()
         jobs = [job_of(run, options.runs_dir) for run in to_do(plan)]
         backend.check(jobs)
         texts = backend.preview(jobs)
         hours = estimates.gpu_hours(options.runs_dir, plan)
-        output.listing(tables.plan_table(plan, hours))
+        output.listing(tables.plan_table(plan, hours, end))
         for text in texts:
             output.result(Text(f"\n{text}"))
         output.emit(command, dry_run=True, plan=tables.plan_values(plan, hours), sbatch=texts)
         output.next("the same command without --dry-run submits this plan")
         return Outcome(plan, None, 0)
     plan = submit(planner, backend, options.place())
-    output.listing(tables.plan_table(plan), aside=True)
+    output.listing(tables.plan_table(plan, end=end), aside=True)
     if options.detach:
         output.emit(command, plan=tables.plan_values(plan))
         output.next(f"carectl status{_where(options)} shows how it goes")

@@ -21,8 +21,13 @@ _STYLES = {
 }  # fmt: skip
 
 
-def plan_table(plan: Sequence[Planned], hours: Mapping[str, Estimate] | None = None) -> Table:
-    """Each run of a plan: what will be done with it, why, what it waits for, what it may cost."""
+def plan_table(
+    plan: Sequence[Planned], hours: Mapping[str, Estimate] | None = None, end: str = ""
+) -> Table:
+    """Each run of a plan: what will be done with it, why, what it waits for, what it may cost.
+
+    `end` is what is made of all of them, such as a table.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("action", "run", "after"):
         table.add_column(column, no_wrap=True)
@@ -37,6 +42,8 @@ def plan_table(plan: Sequence[Planned], hours: Mapping[str, Estimate] | None = N
             cost = f"about {guess.gpu_hours:.2g} GPU-hours by {guess.measured} done"
             words = f"{words}; {cost}" if words else cost
         table.add_row(state_text(run.action), Text(branch + run.run_id), after, Text(words))
+    if end:
+        table.add_row("", Text(end), "all", "made once they are done")
     return table
 
 
