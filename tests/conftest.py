@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -112,7 +113,11 @@ class Project:
 
     def kill_queue(self) -> None:
         """SIGKILL the queue process of this folder."""
-        subprocess.run(["pkill", "-9", "-f", f"carectl.backends.queue {self.runs}"], check=False)
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = path.read_bytes().split(b"\0")
+                if words[2:4] == [b"carectl.backends.queue", os.fsencode(self.runs)]:
+                    os.kill(int(path.parent.name), signal.SIGKILL)
 
     def steps(self) -> list[int]:
         """How far each pretraining has come."""

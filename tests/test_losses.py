@@ -54,6 +54,7 @@ def errors(ours, oracle, x: Tensor, y: Tensor) -> tuple[float, float]:  # type: 
         float((mine.grad.double() - right.grad).norm() / right.grad.norm())
         for mine, right in ((a, p), (b, q))
     )
+    value, truth = value.detach(), truth.detach()
     return abs(float(value) - float(truth)) / abs(float(truth)), gradient
 
 
