@@ -48,6 +48,7 @@ def experiment(address: str, name: str, project: Path) -> str:
     project.mkdir(parents=True, exist_ok=True)
     with FileLock(project / ".mlflow.lock"):
         try:
+            _make_store(address)
             store = client(address)
             found = store.get_experiment_by_name(name)
             if found is not None:
@@ -61,6 +62,23 @@ def experiment(address: str, name: str, project: Path) -> str:
                 "server, or unset MLFLOW_TRACKING_URI to use the project's own store",
                 ENVIRONMENT,
             ) from error
+
+
+def _make_store(address: str) -> None:
+    """Make a SQLite store that is not there aside, and move it into place when it is whole.
+
+    Making one takes seconds of table after table, and a kill in between would leave a file that
+    neither opens nor can be mended.
+    """
+    path = Path(address.removeprefix("sqlite:///"))
+    if not address.startswith("sqlite:///") or path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{path.name}.*.tmp*"):
+        leftover.unlink(missing_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    client(f"sqlite:///{aside}").search_experiments(max_results=1)
+    aside.replace(path)
 
 
 def make_run(

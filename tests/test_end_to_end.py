@@ -159,6 +159,18 @@ def test_a_job_killed_as_it_ends_is_completed_in_mlflow_by_the_next_command(
     assert curves(project, run) == recorded(project, run)
 
 
+def test_a_kill_while_mlflows_store_is_made_leaves_none_that_is_broken(project: Project) -> None:
+    (project.path / "mlflow.db").unlink()
+    name = project.write(tiny(training={"epochs": 1, "batch_size": 128}))
+    begun = project.start("pretrain", name)
+    wait_until(lambda: list(project.path.glob(".mlflow.db.*.tmp")))
+    begun.kill()
+    begun.communicate()
+    assert not (project.path / "mlflow.db").exists()
+    assert project.json("pretrain", name)["runs"][0]["state"] == "done"
+    assert not list(project.path.glob(".mlflow.db.*"))
+
+
 def test_mlflow_that_is_away_stops_a_submission_with_the_remedy_and_no_training(
     project: Project,
 ) -> None:
