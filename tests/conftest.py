@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -89,6 +90,8 @@ class Project:
         return subprocess.Popen(
             self.command(*arguments), cwd=self.path, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            # a suite that was started in the background passes on that it ignores Ctrl-C
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def json(self, *arguments: str, code: int = 0) -> dict[str, Any]:
