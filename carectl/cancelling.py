@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from care_core.files import write_json
 from carectl import publishing, runs
 from carectl.backends import base
 from carectl.console.output import Output
@@ -37,10 +35,6 @@ def _block_children(runs_dir: Path, parent: Run) -> list[Run]:
     blocked = []
     for run in runs.listing(runs_dir):
         if run.job.get("source_run") == parent.id and runs.status(run).state == "queued":
-            base.cancel(run)
-            attempt = run.attempts[-1]
-            (attempt / "cancelled.json").unlink(missing_ok=True)
-            note = {"message": f"{parent.id} was cancelled", "at": time.time()}
-            write_json(attempt / "blocked.json", note)
+            base.cancel(run, "blocked", f"{parent.id} was cancelled")
             blocked.append(run)
     return blocked

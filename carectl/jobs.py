@@ -24,7 +24,7 @@ from care_core.files import read_json, write_json
 from care_core.spec import PretrainSpec, ProbeSpec
 from carectl import processes, provenance, publishing
 from carectl.backends import slots
-from carectl.runs import Run
+from carectl.runs import Run, leave_note
 from carectl.tracking import RunTracker
 
 PEERS_WAIT_S = 600.0
@@ -41,10 +41,9 @@ class Place(NamedTuple):
     job: str
     cluster: str
 
-    @property
-    def meeting(self) -> str:
-        """The file at which the ranks of one start of the job find each other."""
-        return f"meeting-{self.job}-{os.environ.get('SLURM_RESTART_COUNT', '0')}.json"
+    def file(self, name: str) -> str:
+        """A file's name for this one start of the job: a requeued one has the same id."""
+        return f"{name}-{self.job}-{os.environ.get('SLURM_RESTART_COUNT', '0')}.json"
 
 
 def execute(run_dir: str, attempt: int, chosen: list[str]) -> None:
@@ -103,7 +102,7 @@ def _place() -> Place:
 
 def _claim(run: Run, folder: Path, here: Place) -> list[int] | None:
     """Rank 0 takes the run's lock; the others wait for its word. None: this job is not wanted."""
-    word = folder / f"word-{here.job}-{os.environ.get('SLURM_RESTART_COUNT', '0')}.json"
+    word = folder / here.file("word")
     if here.rank > 0:
         deadline = time.monotonic() + PEERS_WAIT_S
         while (said := read_json(word)) is None:
@@ -151,7 +150,7 @@ def _record(folder: Path, error: BaseException, tracker: RunTracker | None) -> N
     print(f"error: {_sentence(error)}", flush=True)
     if not cancelled:
         with contextlib.suppress(StorageError):  # a full disk: the log alone has the words
-            write_json(folder / "error.json", {"message": _sentence(error), "at": time.time()})
+            leave_note(folder, "error", _sentence(error))
     if tracker:
         tracker.finish("KILLED" if cancelled else "FAILED")
 
@@ -198,7 +197,8 @@ def _work(
         spec = PretrainSpec.model_validate(record["spec"])
         world = distributed.join(
             rank=here.rank, size=here.size, local_rank=here.local_rank,
-            meeting=folder / here.meeting, single_host=here.nodes == 1, timeout_s=PEERS_WAIT_S,
+            meeting=folder / here.file("meeting"), single_host=here.nodes == 1,
+            timeout_s=PEERS_WAIT_S,
         )  # fmt: skip
         try:
             care_core.pretrain(spec, run.path, tracker=tracker, stop=stop, world=world, **common)
@@ -207,7 +207,7 @@ def _work(
     elif here.rank == 0:
         probe_spec = ProbeSpec.model_validate(record["spec"])
         care_core.probe(probe_spec, run.path, _source(run, probe_spec), **common)
-    if tracker:
+    if here.rank == 0:
         publishing.publish(run, tracker)
 
 

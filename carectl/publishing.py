@@ -22,8 +22,14 @@ def pending(run: Run) -> bool:
     return bool(run.job.get("tracking")) and not metrics.complete(run.path)
 
 
-def publish(run: Run, to: RunTracker) -> None:
-    """Send curves, figures and files, and close the MLflow run. Sending again adds nothing."""
+def publish(run: Run, to: RunTracker | None = None) -> None:
+    """Send curves, figures and files, and close the MLflow run. Sending again adds nothing.
+
+    `to` is the job's own tracker, which knows what it has sent; nothing if the run is not tracked.
+    """
+    to = to or tracker(run)
+    if to is None:
+        return
     result = run.result or {}
     steps = int(result.get("steps", 0))
     if result.get("kind") == "pretrain":

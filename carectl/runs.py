@@ -184,6 +184,15 @@ def status(run: Run) -> Status:
     return Status("lost", _last_words(newest))
 
 
+def leave_note(attempt: Path, kind: str, message: str) -> None:
+    """Leave why an attempt is over: cancelled, blocked, error or lost.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    write_json(attempt / f"{kind}.json", {"message": message, "at": time.time()})
+
+
 def _noted(attempt: Path) -> Status | None:
     """What an attempt's end left behind."""
     for name, state in _NOTES.items():

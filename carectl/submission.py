@@ -60,17 +60,10 @@ def submit(planner: Planner, backend: Backend, place: Place) -> list[Planned]:
         for run in plan:
             found = Run(place.runs_dir / run.run_id)
             if run.action == "reused" and publishing.pending(found) and not runs.working(found):
-                _publish(found)
+                publishing.publish(found)
         return plan
     finally:
         lock.release()
-
-
-def _publish(run: Run) -> None:
-    """What a job that was killed at its very end could not send."""
-    to = publishing.tracker(run)
-    if to:
-        publishing.publish(run, to)
 
 
 def _prepare(

@@ -44,10 +44,13 @@ class Backend(Protocol):
         ...
 
 
-def cancel(run: Run) -> bool:
-    """Stop a queued or running job, on whatever backend it is; whether there was one."""
+def cancel(run: Run, note: str = "cancelled", message: str = "cancelled by carectl") -> bool:
+    """Stop a queued or running job, on whatever backend it is; whether there was one.
+
+    `note` is what its attempt is left as: cancelled, or blocked where another run is the cause.
+    """
     from carectl.backends import local, slurm
 
     if not run.attempts:
         return False
-    return slurm.cancel(run) or local.cancel(run)
+    return slurm.cancel(run, note, message) or local.cancel(run, note, message)

@@ -14,16 +14,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from care_core.files import read_json, write_json
+from care_core.files import read_json
 from care_core.launch import Launch
 from carectl import processes
 from carectl.backends import slots, tickets
 from carectl.backends.base import Job
 from carectl.errors import ENVIRONMENT, CommandError
-from carectl.runs import Run
+from carectl.runs import Run, leave_note
 
 TERM_GRACE_S = 15.0  # a step and a checkpoint's write fit in
-QUICK_DEATHS, QUICK_S = 5, 30.0  # so many starts of the queue in so short a time: it cannot work
+DEATHS = 5  # so many queue processes that failed: it cannot work
 
 
 class LocalBackend:
@@ -31,7 +31,8 @@ class LocalBackend:
 
     def __init__(self, runs_dir: Path, devices: str | None = None) -> None:
         self.runs_dir, self.slots = runs_dir, slots.names(devices)
-        self.starts: list[float] = []
+        self.started: subprocess.Popen[bytes] | None = None
+        self.deaths = 0
 
     def check(self, jobs: list[Job]) -> None:
         """A job must fit on this one machine."""
@@ -74,10 +75,11 @@ class LocalBackend:
         if lock is None:
             return
         os.close(lock)
-        now = time.monotonic()
-        self.starts = [at for at in self.starts if now - at < QUICK_S] + [now]
+        if self.started and (code := self.started.poll()) is None:
+            return  # it is still on its way to the lock
+        self.deaths += bool(self.started and code and code > 0)  # a kill is no failure of its own
         path = tickets.folder(self.runs_dir) / "queue.log"
-        if len(self.starts) > QUICK_DEATHS:
+        if self.deaths > DEATHS:
             words = path.read_text(errors="replace").strip().splitlines()
             raise CommandError(
                 f"the queue process dies as it starts: {words[-1] if words else 'no reason given'} "
@@ -85,7 +87,7 @@ class LocalBackend:
                 ENVIRONMENT,
             )
         with path.open("ab") as log:
-            subprocess.Popen(
+            self.started = subprocess.Popen(
                 [sys.executable, "-m", "carectl.backends.queue", str(self.runs_dir.resolve())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -94,13 +96,13 @@ class LocalBackend:
             )
 
 
-def cancel(run: Run) -> bool:
+def cancel(run: Run, note: str, message: str) -> bool:
     """Take a run's ticket back, or stop its job's processes, all ranks and their children."""
     newest = run.attempts[-1]
     waiting = tickets.of(run.path.parent, run.id)
     if not waiting and not _running(newest):
         return False
-    write_json(newest / "cancelled.json", {"message": "cancelled by carectl", "at": time.time()})
+    leave_note(newest, note, message)
     for path in waiting:
         path.unlink(missing_ok=True)
     running = _running(newest)  # after the note: a job that starts now sees it and ends by itself

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from care_core.errors import StorageError
-from care_core.files import read_json, write_json
+from care_core.files import read_json
 from carectl import runs
 from carectl.backends import slots, tickets
 from carectl.jobs import execute
@@ -90,7 +90,7 @@ def _ready(runs_dir: Path, path: Path, content: dict[str, Any]) -> bool:
     for name in content["depends"]:
         state = runs.status(Run(runs_dir / name)).state
         if state in ("failed", "cancelled", "blocked", "lost", "new"):
-            write_json(attempt / "blocked.json", {"message": f"{name} is {state}"})
+            runs.leave_note(attempt, "blocked", f"{name} is {state}")
             path.unlink(missing_ok=True)
             return False
         if state != "done":
@@ -139,7 +139,7 @@ def _fail(
 ) -> None:
     attempt = runs_dir / content["run"] / "attempts" / str(content["attempt"])
     with contextlib.suppress(StorageError):  # a full disk: the ticket goes all the same
-        write_json(attempt / f"{how}.json", {"message": message, "at": time.time()})
+        runs.leave_note(attempt, how, message)
     path.unlink(missing_ok=True)
 
 

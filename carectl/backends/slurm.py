@@ -21,7 +21,7 @@ from care_core.launch import Launch
 from carectl.backends import squeue
 from carectl.backends.base import Job
 from carectl.errors import ENVIRONMENT, CommandError
-from carectl.runs import Run
+from carectl.runs import Run, leave_note
 
 ARRAY_LIMIT = 1000  # tasks; SLURM's own default for MaxArraySize is 1001
 
@@ -180,13 +180,13 @@ class SlurmBackend:
         return executor
 
 
-def cancel(run: Run) -> bool:
+def cancel(run: Run, note: str, message: str) -> bool:
     """scancel a run's newest job, if SLURM has it."""
     attempt = run.attempts[-1]
     found = read_json(attempt / "submission.json")
     if not found or not view(run).active:
         return False
-    write_json(attempt / "cancelled.json", {"message": "cancelled by carectl", "at": time.time()})
+    leave_note(attempt, note, message)
     subprocess.run(["scancel", str(found["job"])], capture_output=True, timeout=60)
     squeue.forget(run.path.parent)
     return True
