@@ -33,7 +33,7 @@ class Params(NamedTuple):
     with the device; rows on a device work too, but are read back.
     """
 
-    crop: Tensor  #: (N, 4) int64: top, left, height, width, in pixels of the source
+    crop: Tensor | None  #: (N, 4) int64: top, left, height, width, in pixels of the source
     flip: Tensor  #: (N,) bool
     jitter: Tensor  #: (N,) bool: whether the colours change at all
     order: Tensor  #: (N, 4) int64: the order of BRIGHTNESS, CONTRAST, SATURATION, HUE
@@ -44,11 +44,11 @@ class Params(NamedTuple):
 
     def to(self, device: torch.device | str) -> Params:
         """The same parameters on `device`."""
-        return Params(*(value.to(device) for value in self))
+        return Params(*(None if value is None else value.to(device) for value in self))
 
     def rows(self, index: slice | Tensor) -> Params:
         """The rows that `index` (a slice, or row numbers) selects."""
-        return Params(*(value[index] for value in self))
+        return Params(*(None if value is None else value[index] for value in self))
 
 
 def sample(n: int, height: int, width: int, spec: Augment, generator: torch.Generator) -> Params:
@@ -57,14 +57,30 @@ def sample(n: int, height: int, width: int, spec: Augment, generator: torch.Gene
     All randomness comes from `generator` (a CPU one), in a single draw whose size depends on n
     alone: a change of a probability or a range leaves every other parameter as it was.
     """
-    u = torch.rand(n, 2 * _ATTEMPTS + 15, generator=generator, dtype=torch.float64)
+    u = numbers(n, generator)
+    return decide(u, spec, boxes(u, height, width, spec))
+
+
+def numbers(n: int, generator: torch.Generator) -> Tensor:
+    """(n, 35) float64 uniform numbers: all the randomness of n augmentations, before any image."""
+    return torch.rand(n, 2 * _ATTEMPTS + 15, generator=generator, dtype=torch.float64)
+
+
+def boxes(u: Tensor, height: int, width: int, spec: Augment) -> Tensor:
+    """(N, 4) int64 crops (top, left, height, width) of images of one size, from `numbers`."""
     area, ratio, rest = torch.split(u, [_ATTEMPTS, _ATTEMPTS, 15], dim=1)
-    top, left, flip, jitter, gray, blur, sigma = rest[:, :7].unbind(1)
+    return _crops(area, ratio, rest[:, 0], rest[:, 1], height, width, spec)
+
+
+def decide(u: Tensor, spec: Augment, crop: Tensor | None) -> Params:
+    """The augmentations that `numbers` stand for. Without a crop the whole image is used."""
+    rest = u[:, 2 * _ATTEMPTS :]
+    flip, jitter, gray, blur, sigma = rest[:, 2:7].unbind(1)
     spread = (spec.brightness, spec.contrast, spec.saturation)
     low = torch.tensor([max(0.0, 1 - s) for s in spread] + [-spec.hue], dtype=torch.float64)
     high = torch.tensor([1 + s for s in spread] + [spec.hue], dtype=torch.float64)
     return Params(
-        crop=_crops(area, ratio, top, left, height, width, spec),
+        crop=crop,
         flip=flip < spec.flip,
         jitter=jitter < spec.jitter,
         order=rest[:, 7:11].argsort(dim=1),  # ranks of i.i.d. draws: a uniform permutation
@@ -121,12 +137,16 @@ def apply(
     n, batch = len(params.flip), len(images)
     if n == 0 or batch % n:
         raise ValueError(f"{batch} images cannot be shared out evenly to {n} augmentations")
+    if params.crop is None and images.shape[-2:] != (size, size):
+        raise ValueError(f"without a crop the images must be of {size} pixels already")
     params = params.to("cpu")
     each = params.rows(torch.arange(n).repeat_interleave(batch // n))
     device = images.device
     # Autocast would round the pixels and weights of the crop's matrix products to bfloat16.
     with torch.autocast(device.type, enabled=False):
-        x = crop_resize(_unit(images), _send(params.crop, device), size)
+        x = _unit(images)
+        if params.crop is not None:
+            x = crop_resize(x, _send(params.crop, device), size)
         x = flip(x, _send(each.flip, device))
         x = color_jitter(x, each.jitter, each.order, each.factors)
         index = each.gray.nonzero()[:, 0]

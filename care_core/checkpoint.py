@@ -71,18 +71,20 @@ def save(
     return entry
 
 
-def prune(folder: Path, keep: str | int) -> None:
+def prune(folder: Path, keep: str | int, best: int | None = None) -> None:
     """Delete what the policy does not keep: never the newest two, one to fall back to.
 
     Args:
         keep: "last", "all", or N to keep also the end of every Nth epoch.
+        best: an epoch whose end is kept as well.
     """
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
     if keep == "all":
         return
     for entry in entries(folder)[:-2]:
-        if not (isinstance(keep, int) and entry.whole and entry.epoch % keep == 0):
+        every = isinstance(keep, int) and entry.epoch % keep == 0
+        if not (entry.whole and (every or entry.epoch == best)):
             entry.path.unlink(missing_ok=True)
 
 

@@ -11,7 +11,7 @@ import secrets
 import socket
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from care_core.errors import CareError, SpecError
@@ -103,11 +104,16 @@ class World:
 
     @contextmanager
     def averaged(self, module: nn.Module) -> Iterator[dict[str, Tensor]]:
-        """Within, the module's buffers are their means over the ranks; afterwards each its own.
+        """Within, batch-norm statistics are their means over the ranks; afterwards each its own.
 
         Yields every rank's own ones, (size, …) by name. Counts are the same on every rank.
         """
-        buffers = dict(module.named_buffers())
+        buffers = {
+            f"{place}.{name}": buffer
+            for place, layer in module.named_modules()
+            if isinstance(layer, _BatchNorm)
+            for name, buffer in layer.named_buffers(recurse=False)
+        }
         own = {name: self.stack(buffer).clone() for name, buffer in buffers.items()}
         for name, buffer in buffers.items():
             buffer.copy_(own[name].mean(dim=0) if buffer.is_floating_point() else own[name][0])
@@ -267,18 +273,3 @@ def _address() -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return socket.gethostname()
-
-
-def forward_views(network: nn.Module, views: Sequence[Tensor], statistics: str) -> list[Tensor]:
-    """Each view's output, with batch-norm statistics per view or pooled over the views.
-
-    Args:
-        network: maps (B, 3, H, W) to (B, d).
-        views: tensors of (Bᵥ, 3, H, W).
-        statistics: "separate" normalises each view by itself (separate forwards, as in the
-            official code); "together" pools all views, which is another function.
-    """
-    if statistics == "separate":
-        return [network(view) for view in views]
-    together: Tensor = network(torch.cat(list(views)))
-    return list(together.split([len(view) for view in views]))

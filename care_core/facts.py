@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-DatasetName = Literal["digits", "cifar10", "cifar100", "stl10"]
+DatasetName = Literal[
+    "digits", "cifar10", "cifar100", "stl10", "imagenet100", "flowers102", "folder"
+]
 
 
 class DatasetFacts(NamedTuple):
-    """What is known of a dataset before its files are read."""
+    """Numbers of images and classes are None where only the files can tell."""
 
     image_size: int
-    classes: int
-    pretrain_images: int
-    probe_images: int
-    test_images: int
+    classes: int | None
+    pretrain_images: int | None
+    probe_images: int | None
+    test_images: int | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    files: bool = False  #: an image a file, decoded when it is needed; else all lie in memory
 
+
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 DATASETS: dict[str, DatasetFacts] = {
     "digits": DatasetFacts(
@@ -35,5 +40,17 @@ DATASETS: dict[str, DatasetFacts] = {
     "stl10": DatasetFacts(
         image_size=32, classes=10, pretrain_images=105000, probe_images=5000, test_images=8000,
         mean=(0.4406, 0.4273, 0.3858), std=(0.2312, 0.2265, 0.2237),
+    ),
+    "imagenet100": DatasetFacts(
+        image_size=224, classes=100, pretrain_images=126689, probe_images=126689, test_images=5000,
+        files=True, **_IMAGENET,
+    ),
+    "flowers102": DatasetFacts(
+        image_size=224, classes=102, pretrain_images=2040, probe_images=2040, test_images=6149,
+        files=True, **_IMAGENET,
+    ),
+    "folder": DatasetFacts(
+        image_size=224, classes=None, pretrain_images=None, probe_images=None, test_images=None,
+        files=True, **_IMAGENET,
     ),
 }  # fmt: skip

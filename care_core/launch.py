@@ -38,6 +38,15 @@ class Launch(BaseModel):
     threads: int | None = Field(
         None, ge=1, description="CPU threads a rank; default: its share of the slot's cores"
     )
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=256,
+        description="processes a rank that decode image files; default: cpus − 1, at least 1",
+    )
+    resize: bool = Field(
+        False, description="go on from a checkpoint of another number of ranks; not bitwise"
+    )
     partition: Word | None = Field(None, description="SLURM, as all below")
     account: Word | None = None
     qos: Word | None = None
@@ -85,6 +94,11 @@ class Launch(BaseModel):
     def ranks(self) -> int:
         """How many processes train together."""
         return max(1, self.gpus) * self.nodes
+
+    @property
+    def decoders(self) -> int:
+        """How many processes of a rank decode image files; 0: the rank itself."""
+        return max(1, self.cpus - 1) if self.workers is None else self.workers
 
     @property
     def minutes(self) -> int:

@@ -1,9 +1,11 @@
 """The losses, tensors in and tensors out, outside autocast and in forms that do not cancel.
 
-Inputs are (B, d) rows on the unit sphere; outputs are 0-d fp32 tensors.
+Inputs are (B, d) rows, on the unit sphere unless said otherwise; outputs are 0-d fp32 tensors.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -37,6 +39,37 @@ def info_nce(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
         return F.softplus(negatives - positive, threshold=1e9).mean().float()
 
 
+def info_nce_queue(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """InfoNCE with the negatives of a queue (MoCo, equation 1), in the form of `info_nce`.
+
+    Args:
+        queries, keys: (B, d) unit rows; row i of both comes from the same image.
+        queue: (K, d) unit rows, the negatives of every query.
+        temperature: τ > 0.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        q, k, others = queries.double(), keys.double(), queue.double()
+        positive = (q * k).sum(dim=1) / temperature
+        negatives = (q @ others.T / temperature).logsumexp(dim=1)
+        return F.softplus(negatives - positive, threshold=1e9).mean().float()
+
+
+def barlow_twins(p1: Tensor, p2: Tensor) -> tuple[Tensor, Tensor]:
+    """Σᵢ (1 − Cᵢᵢ)² and Σᵢ Σⱼ≠ᵢ Cᵢⱼ² of the views' cross-correlation C (Barlow Twins, equation 1).
+
+    Args:
+        p1, p2: (B, d) projections, of any length; each dimension is standardised over the batch,
+            as a batch norm without scale and shift does (biased variance, ε = 1e-5).
+    """
+    with torch.autocast(p1.device.type, enabled=False):
+        a, b = (_standardised(_exact(rows)) for rows in (p1, p2))
+        correlation = a.T @ b / len(a)
+        diagonal = correlation.diagonal()
+        on = (1 - diagonal).square().sum()
+        off = correlation.square().sum() - diagonal.square().sum()
+        return on.float(), off.float()
+
+
 def equivariance(z1: Tensor, z2: Tensor, splits: int) -> Tensor:
     """CARE's L_equi at the official scale: (2/B) Σ_s ‖Z1ₛ Z1ₛᵀ − Z2ₛ Z2ₛᵀ‖²_F (paper, Alg. 1).
 
@@ -67,14 +100,43 @@ def equivariance(z1: Tensor, z2: Tensor, splits: int) -> Tensor:
 def alignment(z1: Tensor, z2: Tensor) -> Tensor:
     """L_inv = E ‖f(a(x)) − f(a'(x))‖, over (B, d) rows of two views (paper, section 3)."""
     with torch.autocast(z1.device.type, enabled=False):
-        return (z1.float() - z2.float()).norm(dim=1).mean()
+        return (_exact(z1) - _exact(z2)).norm(dim=1).mean().float()
 
 
 def uniformity(z: Tensor) -> Tensor:
     """L_unif = log E exp(f(x)ᵀ f(x')) over the pairs x ≠ x' of (B, d) rows (paper, section 3)."""
     with torch.autocast(z.device.type, enabled=False):
-        rows = z.float()
+        rows = _exact(z)
         count = rows.shape[0]
-        off = ~torch.eye(count, dtype=torch.bool, device=z.device)
-        pairs = torch.tensor(float(count * (count - 1)), device=z.device)
-        return (rows @ rows.T)[off].logsumexp(dim=0) - pairs.log()
+        same = torch.eye(count, dtype=torch.bool, device=z.device)
+        pairs = (rows @ rows.T).masked_fill(same, -math.inf)
+        return pairs.flatten().logsumexp(dim=0).float() - math.log(count * (count - 1))
+
+
+def alignment_official(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+    """The official code's alignment, −E cos / τ: InfoNCE's numerator alone."""
+    with torch.autocast(z1.device.type, enabled=False):
+        return -(_exact(z1) * _exact(z2)).sum(dim=1).mean().float() / temperature
+
+
+def uniformity_official(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+    """The official code's uniformity: E log Σ exp(cos / τ) over a row's 2B − 2 negatives.
+
+    Neither its positive nor itself is in the sum, and the sum is no mean.
+    """
+    with torch.autocast(z1.device.type, enabled=False):
+        z = torch.cat([_exact(z1), _exact(z2)])
+        rows = torch.arange(len(z), device=z.device)
+        same = (rows[:, None] - rows) % len(z1) == 0
+        return (z @ z.T / temperature).masked_fill(same, -math.inf).logsumexp(dim=1).mean().float()
+
+
+def _exact(rows: Tensor) -> Tensor:
+    """At least fp32."""
+    return rows if rows.dtype == torch.float64 else rows.float()
+
+
+def _standardised(rows: Tensor) -> Tensor:
+    """(B, d) with mean 0 and variance 1 a column."""
+    centred = rows - rows.mean(dim=0)
+    return centred * (centred.square().mean(dim=0) + 1e-5).rsqrt()

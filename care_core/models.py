@@ -1,7 +1,9 @@
-"""Backbones with the CIFAR stem, and the projector onto the sphere."""
+"""Backbones, and the projector onto the sphere."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,24 +11,44 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet
 
-from care_core.spec import SMALL_WIDTH, Model
+from care_core import draws
+from care_core.errors import SpecError
+from care_core.sections import SMALL_WIDTH, Model
+from care_core.spec import PretrainSpec
 
 
-def backbone(spec: Model) -> tuple[nn.Module, int]:
+def backbone(spec: Model, stem: str = "cifar") -> tuple[nn.Module, int]:
     """A network (B, 3, H, W) → (B, n) features, and n.
 
-    ResNets are torchvision's with the CIFAR stem of the paper (appendix): a 3×3 first convolution
-    of stride 1 and no max-pool. `small` has one basic block a stage.
+    ResNets are torchvision's; the CIFAR stem of the paper (appendix) is a 3×3 first convolution of
+    stride 1 and no max-pool. `small` has one basic block a stage. timm/NAME is timm's, untrained.
+
+    Raises:
+        SpecError: timm has no such model.
     """
     if spec.backbone == "small":
         return _small(spec.width or SMALL_WIDTH)
+    if spec.backbone.startswith("timm/"):
+        return _timm(spec.backbone.removeprefix("timm/"))
     network: Any = getattr(resnet, spec.backbone)(weights=None)
-    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    network.maxpool = nn.Identity()
+    if stem == "cifar":
+        network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        network.maxpool = nn.Identity()
     features = int(network.fc.in_features)
     network.fc = nn.Identity()
     return network, features
+
+
+def _timm(name: str) -> tuple[nn.Module, int]:
+    import timm  # a second, and most runs do without it
+
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
+        hint = f"; it has {near}" if near else "; timm.list_models() names them"
+        raise SpecError(f"model.backbone: timm has no model '{name}'{hint}")
+    network = timm.create_model(name, pretrained=False, num_classes=0)
+    return network, int(network.num_features)
 
 
 def _small(width: int) -> tuple[nn.Module, int]:
@@ -56,29 +78,60 @@ def _small(width: int) -> tuple[nn.Module, int]:
     return network, channels
 
 
+def mlp(
+    inputs: int, hidden: int, outputs: int, *, layers: int = 2, norm: bool = True,
+    last_norm: bool = False,
+) -> nn.Sequential:  # fmt: skip
+    """Linear layers with ReLU between them: (B, inputs) → (B, outputs).
+
+    Args:
+        norm: batch norm after each hidden layer, which then has no bias.
+        last_norm: end with a batch norm without scale and shift, and no bias before it.
+    """
+    modules: list[nn.Module] = []
+    for _ in range(layers - 1):
+        modules.append(nn.Linear(inputs, hidden, bias=not norm))
+        modules += [nn.BatchNorm1d(hidden)] if norm else []
+        modules.append(nn.ReLU(inplace=True))
+        inputs = hidden
+    modules.append(nn.Linear(inputs, outputs, bias=not last_norm))
+    modules += [nn.BatchNorm1d(outputs, affine=False)] if last_norm else []
+    return nn.Sequential(*modules)
+
+
+def unit(rows: Tensor) -> Tensor:
+    """(B, d) → (B, d) rows of length 1, in fp32 at least."""
+    return F.normalize(rows if rows.dtype == torch.float64 else rows.float(), dim=1)
+
+
 class Encoder(nn.Module):
     """f = normalise(projector(backbone(x))): (B, 3, H, W) → (B, d) on the unit sphere."""
 
-    def __init__(self, spec: Model) -> None:
+    def __init__(self, spec: Model, stem: str = "cifar") -> None:
         super().__init__()
-        self.backbone, self.features = backbone(spec)
-        self.projector = nn.Sequential(
-            nn.Linear(self.features, spec.hidden, bias=False),
-            nn.BatchNorm1d(spec.hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(spec.hidden, spec.embedding),
-        )
+        self.backbone, self.features = backbone(spec, stem)
+        self.projector = mlp(
+            self.features, spec.hidden, spec.embedding,
+            layers=spec.projector_layers, norm=spec.projector_norm,
+        )  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:
         return self.project(self.backbone(images))
 
     def project(self, features: Tensor) -> Tensor:
         """(B, n) backbone features → (B, d) fp32 unit rows."""
-        return F.normalize(self.projector(features).float(), dim=1)
+        return unit(self.projector(features))
 
 
-def build(spec: Model, seed_source: torch.Generator) -> Encoder:
-    """A freshly initialised encoder whose weights depend on the generator alone."""
+@contextmanager
+def seeded(seed: int, *purpose: str) -> Iterator[None]:
+    """Within, layers that are made draw their weights from the seed and the purpose alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_source.initial_seed())
-        return Encoder(spec).to(memory_format=torch.channels_last)
+        torch.manual_seed(draws.generator(seed, *purpose).initial_seed())
+        yield
+
+
+def build(spec: PretrainSpec) -> Encoder:
+    """The encoder that a spec describes, freshly initialised from its seed."""
+    with seeded(spec.seed, "init"):
+        return Encoder(spec.model, spec.stem).to(memory_format=torch.channels_last)

@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from care_core import augment, checkpoint, data, draws, knn, methods, metrics
+from care_core import checkpoint, data, knn, methods, metrics, resuming
+from care_core.device import set_up
 from care_core.distributed import ALONE, World
 from care_core.errors import CareError, Interrupted, SpecError
-from care_core.facts import DATASETS
+from care_core.feed import Feed
 from care_core.files import read_json, write_json
-from care_core.spec import Optimizer, PretrainSpec, Schedule
+from care_core.optim import build_optimizer, learning_rate
+from care_core.spec import PretrainSpec
 
 
 class Tracker(Protocol):
@@ -96,20 +98,20 @@ class _Run:
         )  # fmt: skip
         self.world = world
         self.device = set_up(device, threads)
-        self.images = data.load(spec.data.name, "pretrain", data_dir, spec.image_size)
-        self.per_epoch = len(self.images) // spec.training.batch_size
+        images = data.load(spec.data, "pretrain", data_dir)
+        self.per_epoch = len(images) // spec.training.batch_size
         if self.per_epoch == 0:
             raise SpecError(
                 f"training.batch_size: {spec.training.batch_size} is larger than "
-                f"{spec.data.name}, which has {len(self.images)} images"
+                f"{spec.data.name}, which has {len(images)} images"
             )
         self.steps = spec.training.epochs * self.per_epoch
-        self.pixels = self.images.images.to(self.device)
-        labelled = data.load(spec.data.name, "train", data_dir, spec.image_size)
-        self.check = knn.hold_out(labelled) if world.is_main else None
+        self.feed = Feed(spec, images, world, self.device)
+        self.check = self._check_sets(data_dir)
         self.method = methods.build(spec, world).to(self.device)
         self.forward = world.parallel(self.method)
         self.optimizer = build_optimizer(spec.optimizer, self.method)
+        self.best: tuple[float, int] = (-1.0, 0)  # accuracy of the kNN check, and its epoch
         self.step = self._resume()
         self.log = metrics.MetricsLog(run_dir, self.step or -1) if world.is_main else None
         self.saved_at = self.started = time.monotonic()
@@ -125,28 +127,23 @@ class _Run:
         spec = self.spec
         self._progress()
         self._arrange_buckets()
-        while self.step < self.steps:
-            epoch, position = divmod(self.step, self.per_epoch)
-            if position == 0 or self.step == self.first_step:
-                order = draws.epoch_order(spec.seed, epoch, len(self.images))
-            batch = order[position * spec.training.batch_size :][: spec.training.batch_size]
-
+        for images in self.feed.steps(self.step, self.steps):
             rate = learning_rate(spec.schedule, spec.optimizer.lr, self.step / self.per_epoch,
                                  spec.training.epochs)  # fmt: skip
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            views, pair = self._views(batch)
-            loss, terms = self.forward(views, pair)
+            loss, terms = self.forward(images)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
             self.step += 1
+            self.method.after_step(self.step / self.steps)
 
             epoch_ended = self.step % self.per_epoch == 0
             if self.step % spec.log.every_steps == 0 or self.step == self.steps:
                 self._record(terms, rate)
             if epoch_ended:
-                self._epoch_end(epoch + 1)
+                self._epoch_end(self.step // self.per_epoch)
             stopping = self.step < self.steps and self.world.any(self.stop())
             if stopping or self._save_is_due(epoch_ended):
                 self._save(terms["loss"])
@@ -156,33 +153,10 @@ class _Run:
 
     def _arrange_buckets(self) -> None:
         """Go backward once and forget it: see `World.parallel`."""
-        if self.world.size > 1:
-            with self.world.averaged(self.method.encoder):
-                loss, _ = self.forward(*self._views(torch.arange(self.spec.training.batch_size)))
+        if self.world.size > 1 and self.step < self.steps:
+            with self.world.averaged(self.method):
+                loss, _ = self.forward(next(self.feed.steps(self.step, self.step + 1)))
                 loss.backward()
-
-    def _views(self, batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The two views augmented image by image, and CARE's pair augmented split by split."""
-        spec, term = self.spec, self.spec.equivariance
-        batch = batch.to(self.device)
-        pixels = self.pixels[batch[self.world.share(len(batch))]]
-        views = [self._augment(pixels, len(batch), f"view{n}") for n in range(2)]
-        if term.weight == 0:
-            return views, []
-        fed = self.pixels[batch[self.world.share(spec.equivariance_batch)]]
-        return views, [self._augment(fed, term.splits, f"pair{n}") for n in range(2)]
-
-    def _augment(self, pixels: Tensor, rows: int, purpose: str) -> Tensor:
-        """`rows` parameter rows are drawn for the global batch; this rank applies its share."""
-        spec, facts = self.spec, DATASETS[self.spec.data.name]
-        height, width = pixels.shape[-2:]
-        drawn = augment.sample(
-            rows, height, width, spec.augment, draws.generator(spec.seed, purpose, self.step)
-        )
-        return augment.apply(
-            pixels, drawn.rows(self.world.share(rows)), size=spec.image_size,
-            blur_kernel=spec.augment.blur_kernel, mean=facts.mean, std=facts.std,
-        )  # fmt: skip
 
     def _record(self, terms: dict[str, Tensor], rate: float) -> None:
         """Read the terms off the device (the only synchronisation) and write them down."""
@@ -209,44 +183,71 @@ class _Run:
         self.say(f"epoch {epoch}/{self.spec.training.epochs}  {terms}")
 
     def _monitor(self, epoch: int) -> None:
-        with self.world.averaged(self.method.encoder):
-            if self.check and self.log:
-                accuracy = knn.check(self.method.encoder, *self.check, spec=self.spec)
-                self.latest["knn"] = accuracy
-                self.log.append(self.step, {"knn": accuracy, "epoch": float(epoch)})
-                self._progress()
+        """The kNN check, by rank 0 on the ranks' mean statistics, unless they are to drift."""
+        drifting = self.spec.monitor.train_mode
+        accuracy = None
+        if drifting:
+            accuracy = self._accuracy()
+        else:
+            with self.world.averaged(self.method):
+                accuracy = self._accuracy()
+        accuracy = float(self.world.told(accuracy))
+        if accuracy > self.best[0]:
+            self.best = accuracy, epoch
+        self.latest["knn"] = accuracy
+        if self.log:
+            self.log.append(self.step, {"knn": accuracy, "epoch": float(epoch)})
+        self._progress()
+
+    def _accuracy(self) -> float | None:
+        if self.check is None:
+            return None
+        drifting = self.spec.monitor.train_mode
+        return knn.check(self.method.encoder, *self.check, spec=self.spec, train_mode=drifting)
+
+    def _check_sets(self, data_dir: Path) -> tuple[Any, Any] | None:
+        """The kNN check's bank and queries, on the ranks that run it."""
+        monitor = self.spec.monitor
+        if not monitor.every_epochs or not (self.world.is_main or monitor.train_mode):
+            return None
+        labelled = data.load(self.spec.data, "train", data_dir)
+        if monitor.images == "test":  # a leak, by the official preset
+            return labelled, data.load(self.spec.data, "test", data_dir)
+        return knn.hold_out(labelled)
 
     def _save_is_due(self, epoch_ended: bool) -> bool:
         policy = self.spec.checkpoint
         if self.step == self.steps:
+            return True
+        if epoch_ended and self._best_epoch() == self.step // self.per_epoch:
             return True
         if epoch_ended and (self.step // self.per_epoch) % policy.every_epochs == 0:
             return True
         minutes = (time.monotonic() - self.saved_at) / 60
         return policy.every_minutes is not None and self.world.any(minutes >= policy.every_minutes)
 
+    def _best_epoch(self) -> int | None:
+        """The epoch to be probed in place of the last one, by the official preset."""
+        return self.best[1] or None if self.spec.checkpoint.select == "best" else None
+
     def _save(self, loss: Tensor) -> None:
         self._require_finite(float(self.world.mean(loss)))  # else nothing is worth keeping
-        with self.world.averaged(self.method.encoder) as statistics:
+        with self.world.averaged(self.method) as statistics:
             if self.log:
                 self.log.sync()
                 folder = self.run_dir / "checkpoints"
+                state = resuming.pack(
+                    self.spec, self.method, self.optimizer, self.world, statistics
+                )
+                where = {"step": self.step, "steps_per_epoch": self.per_epoch, "best": self.best}
                 checkpoint.save(
                     folder,
-                    {
-                        "model": self.method.encoder.state_dict(),
-                        "optimizer": self.optimizer.state_dict(),
-                        "step": self.step,
-                        "steps_per_epoch": self.per_epoch,
-                        "spec": self.spec.model_dump_json(),
-                        "ranks": self.world.size,
-                        "statistics": statistics,
-                    },
+                    state | where,
                     epoch=self.step // self.per_epoch,
                     step=self.step,
                     whole=self.step % self.per_epoch == 0,
                 )
-                checkpoint.prune(folder, self.spec.checkpoint.keep)
+                checkpoint.prune(folder, self.spec.checkpoint.keep, self._best_epoch())
         self.world.told()  # nobody goes on, or ends, before it is on the disk
         self.saved_at = time.monotonic()
         if self.tracker:
@@ -262,23 +263,11 @@ class _Run:
         )
         if state is None:
             return 0
-        other = PretrainSpec.model_validate_json(state["spec"])
-        if other.determining() != self.spec.determining():
-            raise SpecError(
-                f"{self.run_dir} holds a run of another spec ({other.name}, seed {other.seed}); "
-                "take an empty folder"
-            )
-        ranks = state.get("ranks", 1)
-        if ranks != self.world.size:
-            raise SpecError(
-                f"{self.run_dir} holds a run of {ranks} rank(s), not {self.world.size}; each has "
-                f"batch statistics of its own: go on with {ranks}, or take an empty folder"
-            )
-        self.method.encoder.load_state_dict(state["model"])
-        for name, ranks_own in state.get("statistics", {}).items():
-            self.method.encoder.get_buffer(name).copy_(ranks_own[self.world.rank])
-        self.optimizer.load_state_dict(state["optimizer"])
-        step = int(state["step"])
+        step = resuming.unpack(
+            state, self.spec, self.method, self.optimizer, self.world, str(self.run_dir), self.say
+        )
+        accuracy, epoch = state["best"]
+        self.best = float(accuracy), int(epoch)
         self.say(f"resuming after step {step} of {self.steps}")
         return step
 
@@ -299,6 +288,7 @@ class _Run:
                 "steps": self.steps,
                 "images_per_s": speed,
                 "eta_s": left / speed if speed else None,
+                "data_bound": self.feed.data_bound(),
                 "heartbeat": time.time(),
                 "metrics": self.latest,
             },
@@ -308,7 +298,7 @@ class _Run:
     def _finish(self) -> dict[str, Any]:
         elapsed = time.monotonic() - self.started
         done = self.step - self.first_step
-        with self.world.averaged(self.method.encoder):
+        with self.world.averaged(self.method):
             digest = checkpoint.weights_sha256(self.method.encoder)
         if not self.world.is_main:
             return dict(self.world.told())
@@ -320,7 +310,9 @@ class _Run:
             "images_per_s": done * self.spec.training.batch_size / elapsed if done else None,
             "metrics": self.latest,
             "weights_sha256": digest,
-            "checkpoint": checkpoint.at_epoch(self.run_dir / "checkpoints", None).name,
+            "checkpoint": checkpoint.at_epoch(
+                self.run_dir / "checkpoints", self._best_epoch()
+            ).name,
             # what the bits depend on beside the spec
             "on": {
                 "device": self.device.type,
@@ -331,35 +323,3 @@ class _Run:
         }
         write_json(self.run_dir / "result.json", result)
         return dict(self.world.told(result))
-
-
-def set_up(device: torch.device | str | None, threads: int | None) -> torch.device:
-    """Choose the device, fix the threads, and ask for the same result every time."""
-    if threads:
-        torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def build_optimizer(spec: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
-    """Adam or SGD over all parameters; weight decay is the L2 term of both papers."""
-    parameters = list(module.parameters())
-    if spec.name == "adam":
-        return torch.optim.Adam(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
-    return torch.optim.SGD(
-        parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay
-    )
-
-
-def learning_rate(schedule: Schedule, base: float, epoch: float, epochs: int) -> float:
-    """The rate at a fractional epoch: linear warm-up, then the schedule over what is left."""
-    if epoch < schedule.warmup_epochs:
-        return base * (epoch + 1) / (schedule.warmup_epochs + 1)
-    if schedule.name == "cosine":
-        share = (epoch - schedule.warmup_epochs) / (epochs - schedule.warmup_epochs)
-        return base * 0.5 * (1 + math.cos(math.pi * share))
-    if schedule.name == "multistep":
-        return base * schedule.gamma ** sum(epoch >= at for at in schedule.milestones)
-    return base

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from care_core import batchnorm, sections
 from care_core.distributed import World
+from care_core.methods.barlow import BarlowTwins
+from care_core.methods.base import Method, Step
+from care_core.methods.byol import BYOL
+from care_core.methods.equimod import EquiMod
+from care_core.methods.moco import MoCo
 from care_core.methods.simclr import SimCLR
 from care_core.spec import PretrainSpec
 
+__all__ = ["Method", "Step", "build"]
 
-def build(spec: PretrainSpec, world: World) -> SimCLR:
+_METHODS: dict[type[sections.Section], Any] = {
+    sections.SimCLR: SimCLR,
+    sections.MoCo: MoCo,
+    sections.BarlowTwins: BarlowTwins,
+    sections.BYOL: BYOL,
+    sections.EquiMod: EquiMod,
+}
+
+
+def build(spec: PretrainSpec, world: World) -> Method:
     """The method that a spec names, freshly initialised from its seed."""
-    return SimCLR(spec, world)
+    method: Method = _METHODS[type(spec.method)](spec, world, spec.method)
+    batchnorm.adopt(method, spec.bn, world)
+    return method

@@ -1,0 +1,151 @@
+"""Batch norm whose statistics are taken over the images that a spec names.
+
+Each view goes through a network by itself, so that it has statistics of its own, or all of them go
+together. Within a pass, statistics are a rank's own or those of all ranks (torch's SyncBatchNorm
+refuses the CPU), over the whole batch or over parts of it (as DataParallel on several GPUs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from care_core.distributed import World
+from care_core.sections import BatchNorm
+
+
+def through(network: nn.Module, views: Sequence[Tensor], spec: BatchNorm) -> list[Tensor]:
+    """Each view's output, (Bᵥ, n), of a network that maps (B, …) to (B, n).
+
+    Passes are one a view, or one of all, as bn.views says: another function, since batch norm
+    pools what is passed together. (On a CPU one pass with statistics a view is the slower way to
+    the same numbers: 3.4 against 2.4 s for four views of 64 images through ResNet-18.)
+    """
+    if spec.views == "separate":
+        return [network(view) for view in views]
+    together: Tensor = network(torch.cat(list(views)))
+    return list(together.split([len(view) for view in views]))
+
+
+def adopt(module: nn.Module, spec: BatchNorm, world: World) -> None:
+    """Let every batch norm within `module` do as the spec says. Names and weights stay."""
+    over_ranks = spec.sync and world.size > 1
+    if not over_ranks and spec.replicas == 1:
+        return
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm) and not isinstance(layer, _Adopted):
+            layer.__class__ = type(f"Adopted{type(layer).__name__}", (_Adopted, type(layer)), {})
+            layer.world, layer.over_ranks, layer.parts = world, over_ranks, spec.replicas
+
+
+class _Adopted(_BatchNorm):
+    """Goes before a batch norm among a class's bases, and takes over how it normalises."""
+
+    world: World
+    over_ranks: bool
+    parts: int
+    # timm's batch norms end with these two
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = self._normalise(input)
+        if hasattr(self, "act"):
+            output = self.act(self.drop(output) if hasattr(self, "drop") else output)
+        return output
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )  # fmt: skip
+        one = self._over_ranks if self.over_ranks else self._alone
+        if self.parts == 1:
+            return one(x, kept=True)
+        # DataParallel throws away what its replicas but the first add to the running statistics
+        parts = x.split(len(x) // self.parts)
+        return torch.cat([one(part, kept=number == 0) for number, part in enumerate(parts)])
+
+    def _alone(self, x: Tensor, kept: bool) -> Tensor:
+        mean, var = (self.running_mean, self.running_var) if kept else (None, None)
+        self._count(kept)
+        return F.batch_norm(x, mean, var, self.weight, self.bias, True, self._share(), self.eps)
+
+    def _over_ranks(self, x: Tensor, kept: bool) -> Tensor:
+        y, mean, var = _Synchronised.apply(x, self.weight, self.bias, self.eps, self.world)
+        if kept and self.running_mean is not None and self.running_var is not None:
+            count = x.numel() // x.shape[1] * self.world.size
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self._share())
+                self.running_var.lerp_(
+                    (var * (count / max(1, count - 1))).to(self.running_var.dtype), self._share()
+                )
+        self._count(kept)
+        result: Tensor = y
+        return result
+
+    def _count(self, kept: bool) -> None:
+        if kept and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+
+    def _share(self) -> float:
+        """The weight of new statistics in the running ones."""
+        return 0.1 if self.momentum is None else self.momentum
+
+
+class _Synchronised(torch.autograd.Function):
+    """Batch norm over the rows of all ranks, of which each has as many.
+
+    Moments of the ranks are combined without a difference of large sums (Chan et al., 1979). In
+    the backward, what a rank's loss says of the statistics is summed over the ranks: with
+    gradients averaged afterwards it is the gradient of the ranks' mean loss.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, world: World
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        exact = x if x.dtype == torch.float64 else x.float()
+        dims, shape = _around_channels(x)
+        own = torch.stack([exact.mean(dims), exact.var(dims, unbiased=False)])
+        means, variances = world.stack(own).unbind(1)
+        mean = means.mean(0)
+        var = variances.mean(0) + (means - mean).square().mean(0)
+        scale = (var + eps).rsqrt()
+        normal = (exact - mean.view(shape)) * scale.view(shape)
+        y = normal if weight is None else normal * weight.view(shape)
+        y = y if bias is None else y + bias.view(shape)
+        ctx.save_for_backward(x, weight, mean, scale)
+        ctx.world, ctx.has_bias = world, bias is not None
+        ctx.mark_non_differentiable(mean, var)
+        return y.to(x.dtype), mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale = ctx.saved_tensors
+        dims, shape = _around_channels(x)
+        gradient = gradients[0].to(mean.dtype)
+        normal = (x.to(mean.dtype) - mean.view(shape)) * scale.view(shape)
+        shift, slope = gradient.sum(dims), (gradient * normal).sum(dims)
+        rows = x.numel() // x.shape[1] * ctx.world.size
+        shifts, slopes = ctx.world.stack(torch.stack([shift, slope])).sum(0) / rows
+        factor = scale if weight is None else scale * weight
+        back = (gradient - shifts.view(shape) - normal * slopes.view(shape)) * factor.view(shape)
+        return (
+            back.to(x.dtype),
+            None if weight is None else slope.to(weight.dtype),
+            shift.to(mean.dtype) if ctx.has_bias else None,
+            None,
+            None,
+        )
+
+
+def _around_channels(x: Tensor) -> tuple[list[int], list[int]]:
+    """The dimensions that statistics are taken over, and a channel's shape beside them."""
+    dims = [dim for dim in range(x.ndim) if dim != 1]
+    return dims, [-1 if dim == 1 else 1 for dim in range(x.ndim)]

@@ -1,0 +1,52 @@
+"""How long a device waits for images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Meter:
+    """The share of the time in which the device had nothing to do but wait.
+
+    A GPU works on while the process waits for its workers, so there the idle time is what passes
+    on the GPU between the end of one step's work and the beginning of the next one's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu = device.type == "cuda"
+        self.gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self.idle_s, self.since, self.begun = 0.0, time.monotonic(), False
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within, the process waits for images."""
+        start, marks = time.monotonic(), []
+        if self.on_gpu:
+            marks.append(self._mark())
+        yield
+        if not self.begun:  # workers take seconds to start, once
+            self.begun, self.since = True, time.monotonic()
+        elif self.on_gpu:
+            self.gaps.append((marks[0], self._mark()))
+        else:
+            self.idle_s += time.monotonic() - start
+
+    def share(self) -> float:
+        """Since the last call, in [0, 1]; call it where the device is synchronised with anyway."""
+        if self.gaps:
+            self.gaps[-1][1].synchronize()
+            self.idle_s += sum(end.elapsed_time(begin) for end, begin in self.gaps) / 1000
+            self.gaps.clear()
+        now = time.monotonic()
+        found = self.idle_s / max(now - self.since, 1e-9)
+        self.idle_s, self.since = 0.0, now
+        return min(1.0, found)
+
+    def _mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event

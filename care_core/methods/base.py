@@ -1,0 +1,144 @@
+"""What all methods share: views through the encoder, and the loss with CARE's term.
+
+A method is a file of its own that says which images its encoder sees (`images`), what its loss is
+(`loss`) and what follows an update (`after_step`). The weighted sum, the equivariance term and the
+ablations' terms are said here, once:
+
+    L = w · L_method + w_a · L_inv + w_u · L_unif + λ · L_equi
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from care_core import losses, models
+from care_core.batchnorm import through
+from care_core.distributed import World
+from care_core.spec import PretrainSpec
+
+
+class Step(NamedTuple):
+    """A rank's images for one step, augmented and normalised, on its device."""
+
+    number: int
+    views: list[Tensor]  #: two (B, 3, H, W), augmented image by image
+    pair: list[Tensor]  #: none, or two (E, 3, H, W), augmented split by split
+    plain: Tensor | None = None  #: (B, 3, H, W), not augmented, where the method asks for them
+    parameters: Tensor | None = None  #: (2, B, P): what each view's augmentations were
+
+
+class Outcome(NamedTuple):
+    """A method's loss, its embeddings of both views (of all ranks), and terms to be recorded."""
+
+    loss: Tensor
+    z1: Tensor
+    z2: Tensor
+    terms: dict[str, Tensor]
+
+
+class Method(nn.Module):
+    """An encoder and what trains it; `forward` takes a step and returns the loss and its terms."""
+
+    #: How many leading images of `images` are the method's alone, without projector or CARE.
+    extra = 0
+
+    def __init__(self, spec: PretrainSpec, world: World) -> None:
+        super().__init__()
+        self.spec, self.world = spec, world
+        self.encoder = models.build(spec)
+
+    def images(self, step: Step) -> list[Tensor]:
+        """What goes through the trained encoder, the pair of the equivariance term apart."""
+        return step.views
+
+    def loss(self, features: list[Tensor], projected: list[Tensor], step: Step) -> Outcome:
+        """The method's own loss.
+
+        Args:
+            features: (B, n) of the backbone, for each of `images`.
+            projected: (B, d) of the projector, not normalised, for each but the `extra` ones.
+        """
+        raise NotImplementedError
+
+    def after_step(self, share: float) -> None:
+        """Called after each update; `share` of all steps are done."""
+
+    def through(self, network: nn.Module, views: list[Tensor]) -> list[Tensor]:
+        """Each view's output, batch statistics taken as the spec says."""
+        return through(network, views, self.spec.bn)
+
+    def compared(self, rows: Tensor) -> Tensor:
+        """(B, d) → the rows that a loss compares: of all ranks, or this one's."""
+        return rows if self.spec.loss.negatives == "local" else self.world.gather(rows)
+
+    def forward(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its detached terms, of which `equivariance` is of this rank's splits."""
+        weights, term = self.spec.loss, self.spec.equivariance
+        images = [*self.images(step), *step.pair]
+        features = self.through(self.encoder.backbone, images)
+        projected = self.through(self.encoder.projector, features[self.extra :])
+        own = len(images) - len(step.pair)
+        outcome = self.loss(features[:own], projected[: own - self.extra], step)
+        loss, terms = weights.method * outcome.loss, outcome.terms
+        for name, value in self._ablation(outcome):
+            loss = loss + getattr(weights, name) * value
+            terms[name] = value.detach()
+        if step.pair:
+            z1, z2 = (models.unit(rows) for rows in projected[-2:])
+            value = losses.equivariance(z1, z2, term.splits // self.world.size)
+            loss = loss + term.weight * value
+            terms["equivariance"] = value.detach()
+        with torch.no_grad():
+            terms.setdefault("alignment", losses.alignment(outcome.z1, outcome.z2))
+        return loss, {"loss": loss.detach(), **terms}
+
+    def _ablation(self, outcome: Outcome) -> Iterator[tuple[str, Tensor]]:
+        """The terms beside the method's own that have a weight."""
+        spec, z1, z2 = self.spec.loss, outcome.z1, outcome.z2
+        official = spec.form == "official"
+        if spec.alignment:
+            yield (
+                "alignment",
+                losses.alignment_official(z1, z2, spec.temperature)
+                if official
+                else losses.alignment(z1, z2),
+            )
+        if spec.uniformity:
+            trained = [z for z in (z1, z2) if z.requires_grad]
+            yield (
+                "uniformity",
+                losses.uniformity_official(z1, z2, spec.temperature)
+                if official
+                else torch.stack([losses.uniformity(z) for z in trained]).mean(),
+            )
+
+    def own_state(self) -> dict[str, Tensor]:
+        """What a checkpoint needs beside the encoder: predictors, EMA copies, queues."""
+        skip = ("encoder.", "base.encoder.")
+        return {k: v for k, v in self.state_dict().items() if not k.startswith(skip)}
+
+    def load_own_state(self, state: dict[str, Tensor]) -> None:
+        """Take `own_state` back; the encoder is loaded by itself."""
+        self.load_state_dict(state | _under("encoder.", self), strict=True)
+
+
+def _under(prefix: str, method: Method) -> dict[str, Tensor]:
+    encoder = method.encoder.state_dict()
+    known = method.state_dict()
+    return {
+        f"{place}{name}": value
+        for place in (prefix, f"base.{prefix}")
+        for name, value in encoder.items()
+        if f"{place}{name}" in known
+    }
+
+
+@torch.no_grad()
+def follow(copy: nn.Module, original: nn.Module, momentum: float) -> None:
+    """Move an EMA copy's parameters: copy ← m · copy + (1 − m) · original."""
+    mine, theirs = list(copy.parameters()), list(original.parameters())
+    torch._foreach_lerp_(mine, theirs, 1 - momentum)

@@ -1,0 +1,70 @@
+"""EquiMod (Devillers and Lefort, ICLR 2023): predict how an augmentation moves an embedding.
+
+Beside an invariant method, SimCLR or BYOL, a module has a space of its own. From the embedding of
+the image itself and the numbers of an augmentation it predicts the embedding of the augmented
+image. An NT-Xent between prediction and truth keeps that space from collapsing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from care_core import losses, models, sections
+from care_core.distributed import World
+from care_core.methods.base import Method, Outcome, Step
+from care_core.methods.byol import BYOL
+from care_core.methods.simclr import SimCLR
+from care_core.spec import PretrainSpec
+from care_core.transform import NUMBERS
+
+
+class EquiMod(Method):
+    """The base method, with which the encoder is shared, and the equivariance module.
+
+    Its projector, the embedding of the augmentation's numbers and the predictor are as in the
+    authors' code; the views' batch statistics follow bn.views as everywhere.
+    """
+
+    extra = 1  # the image itself goes through the backbone and the module alone
+
+    def __init__(self, spec: PretrainSpec, world: World, own: sections.EquiMod) -> None:
+        super().__init__(spec, world)
+        self.own = own
+        self.base: Method = (
+            BYOL(spec, world, own.base)
+            if isinstance(own.base, sections.BYOL)
+            else SimCLR(spec, world, own.base)
+        )
+        self.base.encoder = self.encoder
+        width = own.embedding
+        with models.seeded(spec.seed, "init", "module"):
+            self.projector = models.mlp(
+                self.encoder.features, own.hidden, width, layers=3, last_norm=True
+            )
+            self.described = nn.Sequential(
+                nn.Linear(NUMBERS, width, bias=False), nn.BatchNorm1d(width)
+            )
+            self.predictor = models.mlp(2 * width, 0, width, layers=1, last_norm=True)
+
+    def images(self, step: Step) -> list[Tensor]:
+        assert step.plain is not None
+        return [step.plain, *self.base.images(step)]
+
+    def loss(self, features: list[Tensor], projected: list[Tensor], step: Step) -> Outcome:
+        outcome = self.base.loss(features[1:], projected, step)
+        assert step.parameters is not None
+        image, *moved = self.through(self.projector, features)
+        numbers = self.through(self.described, list(step.parameters))
+        told = [torch.cat([image, p], dim=1) for p in numbers]
+        guessed = self.through(self.predictor, told)
+        truth, guess = (
+            torch.cat([self.compared(models.unit(rows)) for rows in views])
+            for views in (moved, guessed)
+        )
+        module = losses.info_nce(truth, guess, self.own.temperature)
+        terms = {**outcome.terms, "module": module.detach()}
+        return Outcome(outcome.loss + self.own.weight * module, outcome.z1, outcome.z2, terms)
+
+    def after_step(self, share: float) -> None:
+        self.base.after_step(share)

@@ -1,0 +1,78 @@
+"""MoCo-v2 (He et al., 2020; Chen et al., 2020): a slow key encoder and a queue of its keys.
+
+Queries are the trained encoder's embeddings of the first view, keys the slow encoder's of the
+second. A query's negatives are the keys of earlier steps. So that a batch's statistics cannot tell
+which key belongs to which query, keys are encoded in batches shuffled over the ranks.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from care_core import draws, losses, models, sections
+from care_core.distributed import World
+from care_core.methods.base import Method, Outcome, Step, follow
+from care_core.spec import PretrainSpec
+
+
+class MoCo(Method):
+    """The query encoder, the key encoder that follows it, and the queue, alike on every rank."""
+
+    queue: Tensor  #: (K, d) unit rows
+    pointer: Tensor  #: 0-d int64: where the next keys go
+
+    def __init__(self, spec: PretrainSpec, world: World, own: sections.MoCo) -> None:
+        super().__init__(spec, world)
+        self.own = own
+        self.keys = copy.deepcopy(self.encoder).requires_grad_(False)
+        rows = torch.randn(
+            own.queue, spec.model.embedding, generator=draws.generator(spec.seed, "queue")
+        )
+        self.register_buffer("queue", F.normalize(rows, dim=1))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+        self.fresh: Tensor | None = None  # this step's keys of all ranks, put in after the update
+
+    def images(self, step: Step) -> list[Tensor]:
+        return step.views[:1]
+
+    def loss(self, features: list[Tensor], projected: list[Tensor], step: Step) -> Outcome:
+        queries = models.unit(projected[0])
+        keys = self._keys(step.views[1], step.number)
+        self.fresh = self.world.stack(keys).flatten(0, 1)
+        loss = losses.info_nce_queue(queries, keys, self.queue, self.own.temperature)
+        share = self.fresh if self.spec.loss.negatives == "global" else keys
+        return Outcome(loss, self.compared(queries), share, {"info_nce": loss.detach()})
+
+    @torch.no_grad()
+    def _keys(self, view: Tensor, number: int) -> Tensor:
+        """(B, d) unit keys of this rank's images, each encoded among images of other ranks."""
+        world = self.world
+        if not self.own.shuffle_bn or world.size == 1 or self.spec.bn.sync:
+            return self._encode(view)
+        everyone = world.stack(view).flatten(0, 1)
+        order = torch.randperm(
+            len(everyone), generator=draws.generator(self.spec.seed, "shuffle", number)
+        ).to(view.device)
+        encoded = self._encode(everyone[order[world.share(len(order))]])
+        shuffled = world.stack(encoded).flatten(0, 1)
+        keys = torch.empty_like(shuffled)
+        keys[order] = shuffled
+        return keys[world.share(len(keys))]
+
+    def _encode(self, view: Tensor) -> Tensor:
+        (features,) = self.through(self.keys.backbone, [view])
+        (projected,) = self.through(self.keys.projector, [features])
+        return models.unit(projected)
+
+    @torch.no_grad()
+    def after_step(self, share: float) -> None:
+        follow(self.keys, self.encoder, self.own.momentum)
+        assert self.fresh is not None
+        # the queue is a multiple of the batch, so that the keys never lie over its end
+        place = torch.arange(len(self.fresh), device=self.queue.device) + self.pointer
+        self.queue.index_copy_(0, place, self.fresh.to(self.queue.dtype))
+        self.pointer.add_(len(self.fresh)).remainder_(len(self.queue))

@@ -1,0 +1,89 @@
+"""What a checkpoint of a training holds, and how a training takes it up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from care_core.distributed import World
+from care_core.errors import SpecError
+from care_core.methods import Method
+from care_core.spec import PretrainSpec
+
+
+def pack(
+    spec: PretrainSpec, method: Method, optimizer: torch.optim.Optimizer, world: World,
+    statistics: dict[str, Tensor],
+) -> dict[str, Any]:  # fmt: skip
+    """The state of a training, of tensors and plain values; the caller adds where it stands.
+
+    Args:
+        statistics: every rank's own batch-norm statistics, (size, …) by name. In the model they
+            are the ranks' means.
+    """
+    return {
+        "model": method.encoder.state_dict(),
+        "method": method.own_state(),
+        "optimizer": optimizer.state_dict(),
+        "spec": spec.model_dump_json(),
+        "ranks": world.size,
+        "statistics": statistics,
+    }
+
+
+def unpack(
+    state: dict[str, Any], spec: PretrainSpec, method: Method, optimizer: torch.optim.Optimizer,
+    world: World, place: str, say: Callable[[str], None],
+) -> int:  # fmt: skip
+    """Put a training into a checkpoint's state. Returns the step after which it was saved.
+
+    Raises:
+        SpecError: it is of another spec, or of another number of ranks and launch.resize is off.
+    """
+    other = PretrainSpec.model_validate_json(state["spec"])
+    if _apart_from_ranks(other) != _apart_from_ranks(spec):
+        raise SpecError(
+            f"{place} holds a run of another spec ({other.name}, seed {other.seed}); "
+            "take an empty folder"
+        )
+    ranks = int(state["ranks"])
+    if ranks != world.size:
+        changes = _what_changes(spec, ranks, world.size)
+        if not spec.launch.resize:
+            raise SpecError(
+                f"{place} holds a run of {ranks} rank(s), not {world.size}; go on with {ranks}, or "
+                f"set launch.resize to go on with {world.size}. That changes: {changes}"
+            )
+        say(f"going on with {world.size} rank(s) instead of {ranks}, which changes: {changes}")
+    method.encoder.load_state_dict(state["model"])
+    method.load_own_state(state["method"])
+    if ranks == world.size:
+        for name, own in state["statistics"].items():
+            method.get_buffer(name).copy_(own[world.rank])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def _apart_from_ranks(spec: PretrainSpec) -> dict[str, Any]:
+    """What determines a run, whatever it is launched on."""
+    alone = spec.launch.model_copy(update={"gpus": 1, "nodes": 1})
+    fields = spec.model_copy(update={"launch": alone}).determining()
+    fields["bn"] = spec.bn.model_dump()
+    fields["loss"] = spec.loss.model_dump()
+    return fields
+
+
+def _what_changes(spec: PretrainSpec, before: int, now: int) -> str:
+    batch = spec.training.batch_size
+    found = ["sums are rounded otherwise, so it is bitwise neither run"]
+    if not spec.bn.sync:
+        found.append(
+            f"batch norm sees {batch // now} images instead of {batch // before}, and its running "
+            "statistics start from the ranks' means"
+        )
+    if spec.loss.negatives == "local":
+        found.append(f"a loss compares {batch // now} images instead of {batch // before}")
+    return "; ".join(found)

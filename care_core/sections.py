@@ -1,0 +1,387 @@
+"""The sections of a spec: each setting once, with its unit and range. Torch-free.
+
+What a section's settings mean together is judged in `care_core.spec`; which of them the fidelity
+presets choose is said in `care_core.fidelity`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+from care_core.facts import DATASETS, DatasetName
+
+#: Channels of the small backbone's first stage, unless a spec says otherwise.
+SMALL_WIDTH = 24
+
+#: The backbones that are known by a name of their own; timm/NAME is any model of timm.
+BACKBONES = ("small", "resnet18", "resnet34", "resnet50")
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Channels = tuple[float, float, float]
+
+
+class Section(BaseModel):
+    """A part of a spec: unknown keys are refused, values are not coerced from strings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """Which images. `folder` is any folder with train/ and test/ (or val/) of class folders."""
+
+    name: DatasetName
+    image_size: int | None = Field(None, ge=8, le=512, description="pixels; default: the set's own")
+    path: str | None = Field(
+        None, description="folder alone: where it lies, from the data folder unless absolute"
+    )
+    mean: Channels | None = Field(None, description="of [0, 1] intensities; default: the set's own")
+    std: Channels | None = Field(None, description="as mean")
+    unreadable: Literal["error", "skip"] = Field(
+        "error", description="image files that cannot be decoded: stop, or leave out and count"
+    )
+
+    @model_validator(mode="after")
+    def _path(self) -> Data:
+        if (self.name == "folder") != (self.path is not None):
+            raise ValueError(
+                "path: the folder dataset needs one"
+                if self.path is None
+                else f"path: only the folder dataset has one; {self.name} lies in the data folder"
+            )
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("std: must be above 0 in each channel")
+        return self
+
+    @property
+    def size(self) -> int:
+        """Pixels a side, the dataset's own unless the spec says otherwise."""
+        return self.image_size or DATASETS[self.name].image_size
+
+    @property
+    def normalization(self) -> tuple[Channels, Channels]:
+        """Mean and standard deviation a channel, of [0, 1] intensities."""
+        facts = DATASETS[self.name]
+        return self.mean or facts.mean, self.std or facts.std
+
+
+class Augment(Section):
+    """The distribution of augmentations (paper appendix: SimCLR's, at 32 pixels)."""
+
+    crop_scale: tuple[Positive, Positive] = (0.08, 1.0)
+    crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    flip: Probability = 0.5
+    jitter: Probability = 0.8
+    brightness: NonNegative = 0.4
+    contrast: NonNegative = 0.4
+    saturation: NonNegative = 0.4
+    hue: float = Field(0.1, ge=0, le=0.5)
+    gray: Probability = 0.2
+    blur: Probability = 0.5
+    blur_kernel: int = Field(3, ge=1, description="pixels, odd")
+    blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
+    ranks: Literal["independent", "alike"] = Field(
+        "independent", description="alike: every rank draws what rank 0 draws (official ImageNet)"
+    )
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Augment:
+        for key in ("crop_scale", "crop_ratio", "blur_sigma"):
+            low, high = getattr(self, key)
+            if low > high:
+                raise ValueError(f"{key}: the lower end {low} is above the upper end {high}")
+        if self.crop_scale[1] > 1:
+            raise ValueError(
+                f"crop_scale: a crop cannot exceed the image ({self.crop_scale[1]} > 1)"
+            )
+        if self.blur_kernel % 2 == 0:
+            raise ValueError(f"blur_kernel: must be odd, not {self.blur_kernel}")
+        return self
+
+
+class Model(Section):
+    """Backbone and projector. The probe reads the backbone, the losses the projection."""
+
+    backbone: str = Field("resnet50", description=f"{', '.join(BACKBONES)}, or timm/NAME")
+    stem: Literal["cifar", "imagenet"] | None = Field(
+        None, description="of a ResNet; default: cifar up to 64 pixels, imagenet above"
+    )
+    width: int | None = Field(
+        None, ge=4, le=512, description="channels of the small backbone's first stage; default 24"
+    )
+    hidden: int = Field(512, ge=1, description="units of the projector's hidden layers")
+    embedding: int = Field(128, ge=2, description="d, the dimension of the sphere's space")
+    projector_layers: int = Field(2, ge=1, le=6, description="linear layers of the projector")
+    projector_norm: bool = Field(
+        True, description="batch norm after each hidden layer, which then has no bias"
+    )
+
+    @field_validator("backbone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name in BACKBONES or re.fullmatch(r"timm/[A-Za-z0-9_.]+", name):
+            return name
+        near = difflib.get_close_matches(name, BACKBONES, 1)
+        hint = f", did you mean {near[0]}?" if near else ""
+        raise ValueError(f"'{name}' is not one of {', '.join(BACKBONES)}, timm/NAME{hint}")
+
+    @model_validator(mode="after")
+    def _only(self) -> Model:
+        if self.width is not None and self.backbone != "small":
+            raise ValueError(f"width: only the small backbone has one; {self.backbone} is fixed")
+        if self.stem is not None and not self.backbone.startswith("resnet"):
+            raise ValueError(f"stem: only ResNets have the choice; {self.backbone} has its own")
+        return self
+
+
+class SimCLR(Section):
+    """Chen et al., 2020: InfoNCE over the two views of a batch."""
+
+    name: Literal["simclr"] = "simclr"
+    temperature: Positive = 0.5
+
+
+class MoCo(Section):
+    """MoCo-v2 (Chen et al., 2020): an EMA key encoder and a queue of negatives."""
+
+    name: Literal["moco"] = "moco"
+    temperature: Positive = 0.2
+    queue: int = Field(65536, ge=1, description="keys; a multiple of the batch")
+    momentum: Probability = Field(0.999, description="m of the key encoder: k ← m k + (1 − m) q")
+    shuffle_bn: bool = Field(True, description="keys are encoded in batches shuffled over ranks")
+
+
+class BarlowTwins(Section):
+    """Zbontar et al., 2021: the cross-correlation of the views should be the identity."""
+
+    name: Literal["barlow"] = "barlow"
+    off_diagonal: NonNegative = Field(0.0051, description="λ of the paper, of the redundancy term")
+
+
+class BYOL(Section):
+    """Grill et al., 2020: predict the EMA target's projection of the other view."""
+
+    name: Literal["byol"] = "byol"
+    momentum: Probability = Field(0.996, description="τ at the start; rises to 1 by half a cosine")
+    hidden: int = Field(4096, ge=1, description="units of the predictor's hidden layer")
+
+
+def _tag(value: Any) -> str:
+    name = value.get("name", "simclr") if isinstance(value, dict) else getattr(value, "name", "")
+    return str(name)
+
+
+class EquiMod(Section):
+    """Devillers and Lefort, ICLR 2023: predict an augmented view's embedding from the image's."""
+
+    name: Literal["equimod"] = "equimod"
+    base: Annotated[
+        Annotated[SimCLR, Tag("simclr")] | Annotated[BYOL, Tag("byol")], Discriminator(_tag)
+    ] = SimCLR()
+    weight: NonNegative = Field(1.0, description="of the equivariance module's loss")
+    temperature: Positive = Field(0.2, description="of the equivariance module's NT-Xent")
+    hidden: int = Field(2048, ge=1, description="units of the module's projector")
+    embedding: int = Field(128, ge=2, description="dimension of the module's space")
+
+
+Method = Annotated[
+    Annotated[SimCLR, Tag("simclr")]
+    | Annotated[MoCo, Tag("moco")]
+    | Annotated[BarlowTwins, Tag("barlow")]
+    | Annotated[BYOL, Tag("byol")]
+    | Annotated[EquiMod, Tag("equimod")],
+    Discriminator(_tag),
+]
+
+
+class Loss(Section):
+    """L = method · L_method + alignment · L_inv + uniformity · L_unif + λ · L_equi.
+
+    The defaults are the method with CARE's term; the others are for ablations (paper, Fig. 10).
+    """
+
+    method: NonNegative = Field(1.0, description="of the method's own loss, such as InfoNCE")
+    alignment: NonNegative = 0.0
+    uniformity: NonNegative = 0.0
+    form: Literal["paper", "official"] = Field(
+        "paper",
+        description="of the two terms; official: −cos/τ, and log Σ of the negatives without 1/n",
+    )
+    temperature: Positive = Field(0.5, description="τ in the official form of the two terms")
+    negatives: Literal["global", "local"] = Field(
+        "global", description="compare the images of all ranks, or each rank its own"
+    )
+
+
+class Equivariance(Section):
+    """CARE's term: one pair of augmentations a split (paper, Algorithm 1). Weight 0: left out."""
+
+    weight: NonNegative = 0.0
+    splits: int = Field(
+        16, ge=1, description="pairs of augmentations a step, over the global batch"
+    )
+    batch: int | None = Field(
+        None, ge=1, description="images of the global batch that feed the term; default: all"
+    )
+    shared_by: Literal["split", "step"] | Annotated[int, Field(ge=1)] = Field(
+        "split",
+        description="which images share a pair: a split, all of a step, or so many of a rank's",
+    )
+    crop: bool = Field(True, description="whether the pair's augmentations include the crop")
+
+
+class BatchNorm(Section):
+    """Over which images batch norm takes its statistics."""
+
+    views: Literal["separate", "together"] = Field(
+        "separate", description="each view by itself (as separate forwards do), or pooled"
+    )
+    sync: bool = Field(False, description="over all ranks; false: each rank its own")
+    replicas: int = Field(
+        1, ge=1, description="parts of a rank's batch with statistics of their own (DataParallel)"
+    )
+
+
+class Optimizer(Section):
+    """Adam or SGD, as torch defines them, or timm's LARS; `momentum` is SGD's and LARS's."""
+
+    name: Literal["adam", "sgd", "lars"] = "adam"
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.0
+    momentum: float = Field(0.0, ge=0, lt=1)
+    trust: Positive = Field(
+        1e-3, description="LARS's η; biases and norms are neither adapted nor decayed"
+    )
+
+
+class Schedule(Section):
+    """Learning rate over epochs: linear warm-up, then constant, half a cosine to 0, or steps."""
+
+    name: Literal["constant", "cosine", "multistep"] = "constant"
+    warmup_epochs: int = Field(0, ge=0)
+    milestones: tuple[int, ...] = ()
+    gamma: float = Field(0.1, gt=0, le=1, description="factor at each milestone")
+
+    @model_validator(mode="after")
+    def _milestones(self) -> Schedule:
+        if self.name == "multistep" and not self.milestones:
+            raise ValueError("milestones: a multistep schedule needs at least one epoch")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("milestones: must be rising, each epoch once")
+        return self
+
+
+class Training(Section):
+    """Length and batch. `batch_size` is global: images a step over all ranks."""
+
+    epochs: int = Field(400, ge=1)
+    batch_size: int = Field(256, ge=2)
+
+
+class Monitor(Section):
+    """The kNN check while training. It splits the *training* images: the test set is not read."""
+
+    every_epochs: int = Field(10, ge=0, description="0: never")
+    k: int = Field(200, ge=1)
+    temperature: Positive = 0.5
+    images: Literal["held_out", "test"] = Field(
+        "held_out", description="test: a leak; fidelity: official alone"
+    )
+    train_mode: bool = Field(
+        False, description="statistics of batch norm drift on them: a leak; official alone"
+    )
+
+
+class Log(Section):
+    """How often the loss terms are written down; costs one synchronisation with the device."""
+
+    every_steps: int = Field(10, ge=1, description="steps between two rows of a curve")
+
+
+class Checkpoint(Section):
+    """When to save and what to keep. The newest two are always kept, one to fall back to."""
+
+    every_epochs: int = Field(1, ge=1)
+    every_minutes: Positive | None = None
+    keep: Literal["last", "all"] | Annotated[int, Field(ge=1)] = Field(
+        "last", description="last | all | N: also every Nth epoch"
+    )
+    select: Literal["last", "best"] = Field(
+        "last", description="what is probed; best, by the kNN check: fidelity: official alone"
+    )
+
+
+class LinearProbe(Section):
+    """A linear classifier on frozen features."""
+
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(512, ge=1)
+    optimizer: Optimizer = Optimizer(lr=1e-3, weight_decay=1e-6)
+    schedule: Schedule = Schedule()
+    augmentation: Literal["none", "crop_flip", "simclr"] = Field(
+        "none", description="of the training images; none: features are computed once"
+    )
+    backbone: Literal["eval", "train"] = Field(
+        "eval", description="mode of its batch norm; train: it drifts, fidelity: official alone"
+    )
+    report: Literal["last", "best"] = Field(
+        "last", description="epoch of the classifier; best, on the test set: official alone"
+    )
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1)
+
+    @model_validator(mode="after")
+    def _length(self) -> LinearProbe:
+        if self.schedule.warmup_epochs >= self.epochs and self.schedule.warmup_epochs:
+            raise ValueError(
+                f"schedule: {self.schedule.warmup_epochs} warm-up epochs leave nothing of "
+                f"{self.epochs}"
+            )
+        return self
+
+
+class KnnProbe(Section):
+    """Votes of the k nearest training images by cosine, weighted by exp(cos / temperature)."""
+
+    k: int = Field(200, ge=1)
+    temperature: Positive = 0.5
+
+
+class GeometryProbe(Section):
+    """γ_f and the Wahba error over `augmentations` draws, each acting on all `images` images."""
+
+    augmentations: int = Field(20, ge=1)
+    images: int = Field(2000, ge=2)
+
+
+class Probe(Section):
+    """How a trained encoder is measured. Not part of the pretraining's identity."""
+
+    data: Data | None = Field(
+        None, description="transfer: the dataset to probe on; default: the one trained on"
+    )
+    folds: int = Field(
+        0, ge=0, description="0: measure on the test set; n: cross-validate on the training set"
+    )
+    linear: LinearProbe = LinearProbe()
+    knn: KnnProbe = KnnProbe()
+    geometry: GeometryProbe = GeometryProbe()
+
+    @model_validator(mode="after")
+    def _folds(self) -> Probe:
+        if self.folds == 1:
+            raise ValueError("folds: 1 leaves nothing to learn from; take 0 or at least 2")
+        return self
