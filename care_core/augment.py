@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,11 +44,13 @@ class Params(NamedTuple):
 
     def to(self, device: torch.device | str) -> Params:
         """The same parameters on `device`."""
-        return Params(*(None if value is None else value.to(device) for value in self))
+        moved: list[Any] = [None if value is None else value.to(device) for value in self]
+        return Params(*moved)
 
     def rows(self, index: slice | Tensor) -> Params:
         """The rows that `index` (a slice, or row numbers) selects."""
-        return Params(*(None if value is None else value[index] for value in self))
+        chosen: list[Any] = [None if value is None else value[index] for value in self]
+        return Params(*chosen)
 
 
 def sample(n: int, height: int, width: int, spec: Augment, generator: torch.Generator) -> Params:

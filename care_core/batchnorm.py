@@ -8,7 +8,7 @@ refuses the CPU), over the whole batch or over parts of it (as DataParallel on s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,8 @@ def adopt(module: nn.Module, spec: BatchNorm, world: World) -> None:
     for layer in module.modules():
         if isinstance(layer, _BatchNorm) and not isinstance(layer, _Adopted):
             layer.__class__ = type(f"Adopted{type(layer).__name__}", (_Adopted, type(layer)), {})
-            layer.world, layer.over_ranks, layer.parts = world, over_ranks, spec.replicas
+            adopted = cast(_Adopted, layer)
+            adopted.world, adopted.over_ranks, adopted.parts = world, over_ranks, spec.replicas
 
 
 class _Adopted(_BatchNorm):

@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 
-from care_core import augment, draws, losses, methods
-from care_core.distributed import World
-from care_core.facts import DATASETS
+from care_core import draws, methods
+from care_core.data.base import ImageSet
+from care_core.device import set_up
+from care_core.distributed import ALONE
+from care_core.feed import Feed
+from care_core.methods import Step
+from care_core.optim import build_optimizer
 from care_core.spec import PretrainSpec
-from care_core.train import build_optimizer, set_up
 
 WARM_UP = 3  # rounds: the first passes allocate, and choose kernels
 
@@ -21,49 +24,40 @@ WARM_UP = 3  # rounds: the first passes allocate, and choose kernels
 def measure(spec: PretrainSpec, repeats: int, threads: int | None = None) -> dict[str, Any]:
     """Median seconds of a whole step, of its floor, and of augmenting, taken in turns in one run.
 
-    The whole step draws and augments all views from uint8 images, encodes them, computes the
-    loss, goes backward and updates. The floor is the forwards of as many ready-made views, the
-    same loss, and the backward: no data, no augmentation, no update.
+    The whole step draws and augments all views from uint8 images in memory, encodes them, computes
+    the loss, goes backward and updates. The floor is the trained encoder's forwards of as many
+    ready-made views and their backward: no data, no loss, no update, no second encoder.
     """
     device = set_up(None, threads)
-    facts, batch, term = DATASETS[spec.data.name], spec.training.batch_size, spec.equivariance
-    size = spec.image_size
+    size, batch = spec.image_size, spec.training.batch_size
     pixels = torch.randint(
         0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=draws.generator(0, "bench")
-    ).to(device)
-    method = methods.build(spec, World()).to(device)
+    )
+    images = ImageSet(pixels, torch.zeros(batch, dtype=torch.int64), classes=1)
+    feed = Feed(spec, images, ALONE, device)
+    method = methods.build(spec, ALONE).to(device)
     optimizer = build_optimizer(spec.optimizer, method)
 
-    def views(step: int) -> list[torch.Tensor]:
-        rows = [batch, batch] + ([term.splits] * 2 if term.weight else [])
-        return [
-            augment.apply(
-                pixels if index < 2 else pixels[: spec.equivariance_batch],
-                augment.sample(count, size, size, spec.augment, draws.generator(0, step, index)),
-                size=size, blur_kernel=spec.augment.blur_kernel, mean=facts.mean, std=facts.std,
-            )
-            for index, count in enumerate(rows)
-        ]  # fmt: skip
+    def made(step: int) -> Step:
+        return next(feed.steps(step, step + 1))
 
-    ready = views(0)
+    ready = made(0)
+    views = [*method.images(ready), *ready.pair]
 
     def floor(step: int) -> None:
-        outputs = [method.encoder(view) for view in ready]
-        loss = losses.info_nce(outputs[0], outputs[1], spec.method.temperature)
-        if term.weight:
-            loss = loss + term.weight * losses.equivariance(outputs[2], outputs[3], term.splits)
+        outputs = torch.cat([method.encoder(view) for view in views])
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        outputs.sum().backward()
 
     def whole(step: int) -> None:
-        made = views(step)
-        loss, _ = method(made[:2], made[2:])
+        loss, _ = method(made(step))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        method.after_step(0.0)
 
     def augmenting(step: int) -> None:
-        views(step)
+        made(step)
 
     times = _in_turns({"step_s": whole, "floor_s": floor, "augment_s": augmenting}, repeats, device)
     found: dict[str, Any] = {key: statistics.median(values) for key, values in times.items()}
@@ -72,7 +66,7 @@ def measure(spec: PretrainSpec, repeats: int, threads: int | None = None) -> dic
         "threads": torch.get_num_threads(),
         "backbone": spec.model.backbone,
         "batch": batch,
-        "views": len(ready),
+        "views": len(views),
         **found,
         "step_over_floor": found["step_s"] / found["floor_s"],
         "images_per_s": batch / found["step_s"],

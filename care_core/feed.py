@@ -17,9 +17,9 @@ from torch.utils.data import Dataset
 
 from care_core import augment, draws, transform
 from care_core.augment import Params
-from care_core.data import workers
+from care_core.data import decode, workers
 from care_core.data.base import ImageSet
-from care_core.data.files import FileSet, crop
+from care_core.data.files import FileSet
 from care_core.distributed import World
 from care_core.meter import Meter
 from care_core.methods import Step
@@ -29,8 +29,8 @@ from care_core.spec import EquiMod, PretrainSpec
 class Plan(NamedTuple):
     """A rank's share of a step before any pixel is touched. Numbers are `augment.numbers` rows."""
 
-    index: Tensor  #: (B,) positions in the dataset
-    fed: Tensor  #: (E,) positions among `index` of the images that feed the equivariance term
+    images: Tensor  #: (B,) positions in the dataset
+    fed: Tensor  #: (E,) positions among `images` of the images that feed the equivariance term
     views: tuple[Tensor, ...]  #: two (B, 35)
     pair: tuple[Tensor, ...]  #: none, or two (N, 35), a row for E / N images each
 
@@ -49,11 +49,11 @@ class Planner:
         epoch, position = divmod(step, self.per_epoch)
         chosen = _order(spec.seed, epoch, self.images)[position * batch :][:batch]
         views = tuple(self._numbers(batch, f"view{n}", step) for n in range(2))
-        index = chosen[self.world.share(batch)]
+        mine = chosen[self.world.share(batch)]
         if spec.equivariance.weight == 0:
-            return Plan(index, torch.empty(0, dtype=torch.int64), views, ())
+            return Plan(mine, torch.empty(0, dtype=torch.int64), views, ())
         pair = tuple(self._pair_numbers(f"pair{n}", step) for n in range(2))
-        return Plan(index, self._fed(), views, pair)
+        return Plan(mine, self._fed(), views, pair)
 
     def _fed(self) -> Tensor:
         """The first images of each split's part of the batch: a rank's splits lie in its share."""
@@ -126,7 +126,7 @@ class Feed:
     def _from_memory(self, number: int) -> Step:
         plan, spec = self.planner.at(number), self.spec
         assert self.pixels is not None
-        pixels = self.pixels[plan.index.to(self.device)]
+        pixels = self.pixels[plan.images.to(self.device)]
         height, width = pixels.shape[-2:]
         crops = [augment.boxes(u, height, width, spec.augment) for u in plan.views]
         views = [
@@ -209,16 +209,16 @@ class _Decoded(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         plan, size = self.planner.at(step), self.images.size
         spec = self.planner.spec.augment
-        wanted = set(range(len(plan.index)) if self.all_centred else plan.fed.tolist())
+        wanted = set(range(len(plan.images)) if self.all_centred else plan.fed.tolist())
         views, centred, fractions = [], [], []
-        for place, number in enumerate(plan.index.tolist()):
+        for place, number in enumerate(plan.images.tolist()):
             image = self.images.decode(number)
             height, width = image.shape[-2:]
             boxes = [augment.boxes(u[place, None], height, width, spec)[0] for u in plan.views]
-            views.append(torch.stack([crop(image, box, size) for box in boxes]))
+            views.append(torch.stack([decode.crop(image, box, size) for box in boxes]))
             fractions.append(torch.stack(boxes) / torch.tensor([height, width, height, width]))
             if place in wanted:
-                centred.append(self.images.centred(number, image))
+                centred.append(decode.centred(image, size))
         empty = torch.empty(0, 3, size, size, dtype=torch.uint8)
         return (
             torch.stack(views, dim=1),

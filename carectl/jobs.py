@@ -220,7 +220,12 @@ def _source(run: Run, spec: ProbeSpec) -> Path:
         if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != spec.source:
             raise CheckpointError(f"{file}: is not, or no longer, the file that was submitted")
         return file
-    return checkpoint.at_epoch(run.path.parent / run.job["source_run"] / "checkpoints", spec.epoch)
+    source = Run(run.path.parent / run.job["source_run"])
+    folder = source.path / "checkpoints"
+    chosen = (source.result or {}).get("checkpoint")  # not the newest under checkpoint.select: best
+    if spec.epoch is None and chosen and (folder / chosen).exists():
+        return folder / str(chosen)
+    return checkpoint.at_epoch(folder, spec.epoch)
 
 
 def _sentence(error: BaseException) -> str:

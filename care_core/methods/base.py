@@ -140,5 +140,6 @@ def _under(prefix: str, method: Method) -> dict[str, Tensor]:
 @torch.no_grad()
 def follow(copy: nn.Module, original: nn.Module, momentum: float) -> None:
     """Move an EMA copy's parameters: copy ← m · copy + (1 − m) · original."""
-    mine, theirs = list(copy.parameters()), list(original.parameters())
+    mine: list[Tensor] = list(copy.parameters())
+    theirs: list[Tensor] = list(original.parameters())
     torch._foreach_lerp_(mine, theirs, 1 - momentum)

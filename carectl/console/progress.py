@@ -63,7 +63,8 @@ class _Lines:
         value = progress_values(run) if status.state == "running" else {}
         left = f"{value['left']} left" if "left" in value else ""
         speed = f"{value['speed']} images/s" if "speed" in value else ""
-        words = [status.state, value.get("at", ""), value.get("terms", ""), speed, left]
+        bound = value.get("bound", "")
+        words = [status.state, value.get("at", ""), value.get("terms", ""), speed, bound, left]
         if status.state != "running":
             words.append(status.reason)
         line = f"{run.id}: " + "  ".join(word for word in words if word)
@@ -114,7 +115,8 @@ class _Live:
             status = states[run.id]
             value = progress_values(run) if status.state == "running" else {}
             speed = f"{value['speed']} img/s" if "speed" in value else ""
-            words = "  ".join(part for part in (speed, value.get("terms", "")) if part)
+            parts = (speed, value.get("bound", ""), value.get("terms", ""))
+            words = "  ".join(part for part in parts if part)
             table.add_row(
                 state_text(status.state),
                 Text(_short(run.id, self.output.err.width)),

@@ -66,6 +66,9 @@ def plan_values(
     ]
 
 
+#: A data path keeps up if the device waits less than this share of the time for it.
+TELLING_SHARE = 0.05
+
 _COLUMNS = ("run", "state", "progress", "images/s", "left", "note")
 
 
@@ -97,7 +100,7 @@ def status_lines(rows: Sequence[tuple[Run, Status]]) -> str:
 
 def _cells(run: Run, status: Status) -> tuple[str, ...]:
     value = progress_values(run) if status.state in ("running", "stale", "lost") else {}
-    note = " ".join((status.reason or _headline(run)).split())
+    note = " ".join((status.reason or value.get("bound") or _headline(run)).split())
     speed, left = value.get("speed", ""), value.get("left", "")
     return (run.id, status.state, value.get("at", ""), speed, left, note)
 
@@ -147,7 +150,7 @@ def detail(run: Run) -> Table:
 
 
 def progress_values(run: Run) -> dict[str, str]:
-    """A running job's progress.json in words: `at`, `speed`, `left`, `terms`."""
+    """A running job's progress.json in words: `at`, `speed`, `left`, `bound`, `terms`."""
     found = run.progress
     if not found:
         return {}
@@ -155,6 +158,8 @@ def progress_values(run: Run) -> dict[str, str]:
     if found.get("images_per_s"):
         values["speed"] = f"{found['images_per_s']:.0f}"
         values["left"] = duration(found["eta_s"])
+    if (found.get("data_bound") or 0) >= TELLING_SHARE:
+        values["bound"] = f"data-bound {found['data_bound']:.0%}"
     shown = ("loss", "info_nce", "equivariance", "knn")
     values["terms"] = "  ".join(
         f"{key} {found['metrics'][key]:.3g}" for key in shown if key in found["metrics"]
