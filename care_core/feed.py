@@ -101,6 +101,7 @@ class Feed:
         self.described = isinstance(spec.method, EquiMod)
         self.scale = transform.scale(spec.augment) if self.described else None
         self.images = images
+        self.skipped = images.skipped if isinstance(images, FileSet) else 0
         self.pixels = images.images.to(device) if isinstance(images, ImageSet) else None
         self.meter = None if isinstance(images, ImageSet) else Meter(device)
 
@@ -120,7 +121,7 @@ class Feed:
             yield self._from_files(number, *parts)
 
     def data_bound(self) -> float | None:
-        """The share of the time since the last call that the device waited for image files."""
+        """The share of the last seconds in which the device waited for files; None: no files."""
         return self.meter.share() if self.meter else None
 
     def _from_memory(self, number: int) -> Step:

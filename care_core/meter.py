@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 import torch
 
+#: Seconds that a share is taken over at least: a shorter time says little.
+WINDOW_S = 5.0
+
 
 class Meter:
     """The share of the time in which the device had nothing to do but wait.
@@ -20,6 +23,7 @@ class Meter:
         self.on_gpu = device.type == "cuda"
         self.gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self.idle_s, self.since, self.begun = 0.0, time.monotonic(), False
+        self.last: float | None = None
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -35,16 +39,18 @@ class Meter:
         else:
             self.idle_s += time.monotonic() - start
 
-    def share(self) -> float:
-        """Since the last call, in [0, 1]; call it where the device is synchronised with anyway."""
+    def share(self) -> float | None:
+        """Of the last seconds, in [0, 1]; call it where the device is synchronised with anyway."""
         if self.gaps:
             self.gaps[-1][1].synchronize()
             self.idle_s += sum(end.elapsed_time(begin) for end, begin in self.gaps) / 1000
             self.gaps.clear()
-        now = time.monotonic()
-        found = self.idle_s / max(now - self.since, 1e-9)
-        self.idle_s, self.since = 0.0, now
-        return min(1.0, found)
+        passed = time.monotonic() - self.since
+        if self.begun and (self.last is None or passed >= WINDOW_S):
+            self.last = min(1.0, self.idle_s / max(passed, 1e-9))
+            if passed >= WINDOW_S:
+                self.idle_s, self.since = 0.0, time.monotonic()
+        return self.last
 
     def _mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)

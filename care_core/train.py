@@ -98,7 +98,7 @@ class _Run:
         )  # fmt: skip
         self.world = world
         self.device = set_up(device, threads)
-        images = data.load(spec.data, "pretrain", data_dir)
+        images = data.load(spec.data, "pretrain", data_dir, say=say)
         self.per_epoch = len(images) // spec.training.batch_size
         if self.per_epoch == 0:
             raise SpecError(
@@ -309,6 +309,8 @@ class _Run:
             "seconds": round(elapsed, 3),
             "images_per_s": done * self.spec.training.batch_size / elapsed if done else None,
             "metrics": self.latest,
+            "images": self.feed.planner.images,
+            "skipped": self.feed.skipped,  # files that cannot be decoded, by data.unreadable
             "weights_sha256": digest,
             "checkpoint": checkpoint.at_epoch(
                 self.run_dir / "checkpoints", self._best_epoch()
