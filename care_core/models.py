@@ -48,7 +48,8 @@ def _timm(name: str) -> tuple[nn.Module, int]:
         hint = f"; it has {near}" if near else "; timm.list_models() names them"
         raise SpecError(f"model.backbone: timm has no model '{name}'{hint}")
     network = timm.create_model(name, pretrained=False, num_classes=0)
-    return network, int(network.num_features)
+    # some heads widen the features before the classifier, which alone is left out
+    return network, int(getattr(network, "head_hidden_size", network.num_features))
 
 
 def _small(width: int) -> tuple[nn.Module, int]:
@@ -127,7 +128,8 @@ class Encoder(nn.Module):
 def seeded(seed: int, *purpose: str) -> Iterator[None]:
     """Within, layers that are made draw their weights from the seed and the purpose alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(draws.generator(seed, *purpose).initial_seed())
+        # torch.manual_seed would reseed the GPUs' generators too, for good
+        torch.default_generator.manual_seed(draws.generator(seed, *purpose).initial_seed())
         yield
 
 
