@@ -44,12 +44,13 @@ def unpack(
         SpecError: it is of another spec, or of another number of ranks and launch.resize is off.
     """
     other = PretrainSpec.model_validate_json(state["spec"])
-    if _apart_from_ranks(other) != _apart_from_ranks(spec):
+    ranks = int(state["ranks"])
+    most = max(ranks, world.size)
+    if _apart_from_ranks(other, most) != _apart_from_ranks(spec, most):
         raise SpecError(
             f"{place} holds a run of another spec ({other.name}, seed {other.seed}); "
             "take an empty folder"
         )
-    ranks = int(state["ranks"])
     if ranks != world.size:
         changes = _what_changes(spec, ranks, world.size)
         if not spec.launch.resize:
@@ -67,23 +68,24 @@ def unpack(
     return int(state["step"])
 
 
-def _apart_from_ranks(spec: PretrainSpec) -> dict[str, Any]:
-    """What determines a run, whatever it is launched on."""
-    alone = spec.launch.model_copy(update={"gpus": 1, "nodes": 1})
-    fields = spec.model_copy(update={"launch": alone}).determining()
-    fields["bn"] = spec.bn.model_dump()
-    fields["loss"] = spec.loss.model_dump()
-    return fields
+def _apart_from_ranks(spec: PretrainSpec, ranks: int) -> dict[str, Any]:
+    """What determines a run, as if it were launched on so many ranks."""
+    launch = spec.launch.model_copy(update={"gpus": ranks, "nodes": 1})
+    return spec.model_copy(update={"launch": launch}).determining()
 
 
 def _what_changes(spec: PretrainSpec, before: int, now: int) -> str:
-    batch = spec.training.batch_size
+    batch, term, parts = spec.training.batch_size, spec.equivariance, spec.bn.replicas
     found = ["sums are rounded otherwise, so it is bitwise neither run"]
     if not spec.bn.sync:
         found.append(
-            f"batch norm sees {batch // now} images instead of {batch // before}, and its running "
-            "statistics start from the ranks' means"
+            f"batch norm sees {batch // now // parts} images instead of "
+            f"{batch // before // parts}, and its running statistics start from the ranks' means"
         )
-    if spec.loss.negatives == "local":
+    if spec.loss.negatives == "local" and spec.compares:
         found.append(f"a loss compares {batch // now} images instead of {batch // before}")
+    if spec.augment.ranks == "alike":
+        found.append(f"{now} rank(s) draw the same augmentations instead of {before}")
+    if term.weight and (isinstance(term.shared_by, int) or batch % term.splits):
+        found.append("other images feed the equivariance term or share its augmentations")
     return "; ".join(found)
