@@ -69,8 +69,8 @@ class _Adopted(_BatchNorm):
         if self.parts == 1:
             return one(x, kept=True)
         # DataParallel throws away what its replicas but the first add to the running statistics
-        parts = x.split(len(x) // self.parts)
-        return torch.cat([one(part, kept=number == 0) for number, part in enumerate(parts)])
+        parts = enumerate(x.chunk(self.parts))
+        return torch.cat([one(part, kept=number == 0) for number, part in parts])
 
     def _alone(self, x: Tensor, kept: bool) -> Tensor:
         mean, var = (self.running_mean, self.running_var) if kept else (None, None)

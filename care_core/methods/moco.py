@@ -49,9 +49,9 @@ class MoCo(Method):
 
     @torch.no_grad()
     def _keys(self, view: Tensor, number: int) -> Tensor:
-        """(B, d) unit keys of this rank's images, each encoded among images of other ranks."""
-        world = self.world
-        if not self.own.shuffle_bn or world.size == 1 or self.spec.bn.sync:
+        """(B, d) unit keys of this rank's images, each encoded among any of the global batch."""
+        world, bn = self.world, self.spec.bn
+        if not self.own.shuffle_bn or bn.sync or world.size * bn.replicas == 1:
             return self._encode(view)
         everyone = world.stack(view).flatten(0, 1)
         order = torch.randperm(
