@@ -116,7 +116,7 @@ class Feed:
         found = iter(workers.loader(decoded, numbers, self.spec.launch.decoders))
         assert self.meter is not None
         for number in numbers:
-            with self.meter.waiting():
+            with self.meter.waiting(at_start=number == first):
                 parts = next(found)
             yield self._from_files(number, *parts)
 

@@ -26,14 +26,14 @@ class Meter:
         self.last: float | None = None
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Within, the process waits for images."""
+    def waiting(self, *, at_start: bool = False) -> Iterator[None]:
+        """Within, the process waits for images; what workers take to start is not counted."""
         start, marks = time.monotonic(), []
         if self.on_gpu:
             marks.append(self._mark())
         yield
-        if not self.begun:  # workers take seconds to start, once
-            self.begun, self.since = True, time.monotonic()
+        if at_start:
+            self.idle_s, self.since, self.begun = 0.0, time.monotonic(), True
         elif self.on_gpu:
             self.gaps.append((marks[0], self._mark()))
         else:
