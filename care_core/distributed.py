@@ -54,16 +54,9 @@ class World:
 
     def require_even_shares(self, spec: PretrainSpec) -> None:
         """Raise a SpecError if a batch or the splits cannot be shared out to the ranks evenly."""
-        counts = {"training.batch_size": spec.training.batch_size}
-        if spec.equivariance.weight:
-            counts["equivariance.batch"] = spec.equivariance_batch
-            counts["equivariance.splits"] = spec.equivariance.splits
-        for key, count in counts.items():
-            if count % self.size:
-                raise SpecError(
-                    f"{key}: {count} cannot be shared out to {self.size} ranks evenly; "
-                    f"take a multiple of {self.size}, or a number of ranks that divides {count}"
-                )
+        problems = spec.rank_problems(self.size)
+        if problems:
+            raise SpecError("\n".join(problems))
 
     def parallel(self, module: nn.Module) -> nn.Module:
         """The module with its gradients averaged over the ranks; its buffers stay a rank's own.

@@ -6,6 +6,7 @@ are in `care_core.sections`; here they are put together, and judged together.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -85,7 +86,7 @@ class PretrainSpec(Section):
         problems = [
             *self._batch_problems(),
             *self._schedule_problems(),
-            *self._rank_problems(),
+            *self.rank_problems(self.launch.ranks),
             *self._leak_problems(),
         ]
         if ".." in self.name:
@@ -150,38 +151,37 @@ class PretrainSpec(Section):
             )
         return found
 
-    def _rank_problems(self) -> list[str]:
+    def rank_problems(self, ranks: int) -> list[str]:
         """Every rank needs as many images and whole splits as every other."""
-        ranks, term = self.launch.ranks, self.equivariance
+        term, parts = self.equivariance, self.bn.replicas
         counts = {"training.batch_size": self.training.batch_size}
         if term.weight > 0:
-            counts |= {
-                "equivariance.splits": term.splits,
-                "equivariance.batch": term.batch or ranks,
-            }
+            counts["equivariance.batch"] = self.equivariance_batch
         found = [
-            f"{key}: {count} cannot be shared out to {ranks} ranks "
-            f"(launch.nodes {self.launch.nodes} × launch.gpus {self.launch.gpus})"
-            for key, count in counts.items()
+            f"{key}: {count} cannot be shared out to {ranks} ranks evenly; take a multiple of "
+            f"{ranks}, or ranks (launch.nodes × launch.gpus) that divide it"
+            for key, count in {**counts, **self._splits()}.items()
             if count % ranks
         ]
-        parts = self.bn.replicas
-        fed = self.equivariance_batch if term.weight > 0 else self.training.batch_size
-        for count in {self.training.batch_size, fed}:
-            if not found and (count % (ranks * parts) or count // (ranks * parts) < 2):
-                found.append(
-                    f"bn.replicas: {parts} parts of a rank's share of {count} images are uneven, "
-                    "or have a single image"
-                )
-        return found
+        return found or [
+            f"bn.replicas: {parts} parts of a rank's share of {key} are uneven, or have one image"
+            for key, count in counts.items()
+            if parts > 1 and (count % (ranks * parts) or count // (ranks * parts) < 2)
+        ]
+
+    def _splits(self) -> dict[str, int]:
+        term = self.equivariance
+        return {"equivariance.splits": term.splits} if term.weight > 0 else {}
 
     def _leak_problems(self) -> list[str]:
         if self.fidelity == "official":
             return []
+        values, word = self.model_dump(mode="json"), fidelity.word
         return [
-            f"{choice.key}: lets test images into what is measured ({choice.why}); it can be had "
-            "under fidelity: official alone, and marks the table"
-            for choice in fidelity.leaks(self.model_dump(mode="json"))
+            f"{choice.key}: {word(fidelity.value_of(values, choice.key))} is a leak of the official "
+            f"code ({choice.instead}); take {word(choice.paper(fidelity.setting_of(values)))}, or "
+            "fidelity: official, which marks every table made with it"
+            for choice in fidelity.leaks(values)
         ]
 
     @property
@@ -195,14 +195,22 @@ class PretrainSpec(Section):
         return self.equivariance.batch or self.training.batch_size
 
     @property
+    def compares(self) -> bool:
+        """Whether a loss compares images with each other, so that it matters with which."""
+        return self.loss.uniformity > 0 or not isinstance(self.method, MoCo | BYOL)
+
+    @property
     def world_matters(self) -> bool:
         """Whether the computed function depends on the number of ranks, rounding apart."""
+        term = self.equivariance
         return self.launch.ranks > 1 and (
             not self.bn.sync
             or self.bn.replicas > 1
-            or self.loss.negatives == "local"
+            or (self.loss.negatives == "local" and self.compares)
             or self.augment.ranks == "alike"
-            or isinstance(self.equivariance.shared_by, int)
+            # which images feed the term, and which share a pair
+            or (term.weight > 0 and isinstance(term.shared_by, int))
+            or (term.weight > 0 and self.training.batch_size % term.splits > 0)
         )
 
     def determining(self) -> dict[str, Any]:
@@ -211,17 +219,16 @@ class PretrainSpec(Section):
             mode="json",
             exclude={"name", "fidelity", "log", "checkpoint", "probe", "launch", "monitor"},
         )
+        # what is without effect, or said in two ways, must not make another run
+        for key in self._idle():
+            section, _, last = key.partition(".")
+            del fields[section][last]
         fields["data"] = {"name": self.data.name, "image_size": self.image_size}
         fields["data"]["normalization"] = [list(part) for part in self.data.normalization]
-        # what is without effect, or said in two ways, must not make another run
         if self.world_matters:
             fields["ranks"] = self.launch.ranks
-        if self.launch.ranks == 1:
-            del fields["bn"]["sync"], fields["loss"]["negatives"], fields["augment"]["ranks"]
-        if self.loss.alignment == self.loss.uniformity == 0:
-            del fields["loss"]["form"]
-        if self.loss.form == "paper" or "form" not in fields["loss"]:
-            del fields["loss"]["temperature"]
+        if self.loss.method == 0 and not isinstance(self.method, MoCo | EquiMod):
+            fields["method"] = {"name": self.method.name}
         if self.equivariance.weight == 0:
             fields["equivariance"] = {"weight": 0.0}
         else:
@@ -230,16 +237,34 @@ class PretrainSpec(Section):
             fields["model"]["width"] = self.model.width or SMALL_WIDTH
         if self.model.backbone.startswith("resnet"):
             fields["model"]["stem"] = self.stem
-        if self.optimizer.name == "adam":
-            del fields["optimizer"]["momentum"]
-        if self.optimizer.name != "lars":
-            del fields["optimizer"]["trust"]
-        if self.schedule.name != "multistep":
-            del fields["schedule"]["milestones"], fields["schedule"]["gamma"]
-        if self.monitor.train_mode or self.checkpoint.select == "best":
+        checked = self.monitor.train_mode or self.checkpoint.select == "best"
+        if checked and self.monitor.every_epochs:
             fields["monitor"] = self.monitor.model_dump(mode="json")
             fields["select"] = self.checkpoint.select
         return fields
+
+    def _idle(self) -> Iterator[str]:
+        """The settings that have no effect beside the others."""
+        alone, ablated = self.launch.ranks == 1, self.loss.alignment + self.loss.uniformity > 0
+        if alone:
+            yield from ("bn.sync", "augment.ranks")
+        if alone or not self.compares:
+            yield "loss.negatives"
+        whole = alone and self.bn.replicas == 1  # one batch norm sees all keys, in any order
+        if isinstance(self.method, MoCo) and (whole or self.bn.sync):
+            yield "method.shuffle_bn"
+        if not ablated:
+            yield "loss.form"
+        if not ablated or self.loss.form == "paper":
+            yield "loss.temperature"
+        if self.model.projector_layers == 1:
+            yield from ("model.hidden", "model.projector_norm")
+        if self.optimizer.name == "adam":
+            yield "optimizer.momentum"
+        if self.optimizer.name != "lars":
+            yield "optimizer.trust"
+        if self.schedule.name != "multistep":
+            yield from ("schedule.milestones", "schedule.gamma")
 
     @property
     def stem(self) -> Literal["cifar", "imagenet"]:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from care_core.errors import CareError, CheckpointError, Interrupted, StorageError
 from care_core.files import read_json, write_json
+from care_core.launch import Launch
 from care_core.spec import PretrainSpec, ProbeSpec
 from carectl import processes, provenance, publishing
 from carectl.backends import slots
@@ -195,6 +196,8 @@ def _work(
     }
     if record["kind"] == "pretrain":
         spec = PretrainSpec.model_validate(record["spec"])
+        # as asked now: the record has what was asked first
+        spec = spec.model_copy(update={"launch": Launch.model_validate(job["launch"])})
         world = distributed.join(
             rank=here.rank, size=here.size, local_rank=here.local_rank,
             meeting=folder / here.file("meeting"), single_host=here.nodes == 1,
