@@ -152,26 +152,37 @@ class PretrainSpec(Section):
         return found
 
     def rank_problems(self, ranks: int) -> list[str]:
-        """Every rank needs as many images and whole splits as every other."""
-        term, parts = self.equivariance, self.bn.replicas
+        """What is wrong with as many ranks: each needs as many images and splits as the others."""
+        term = self.equivariance
         counts = {"training.batch_size": self.training.batch_size}
         if term.weight > 0:
-            counts["equivariance.batch"] = self.equivariance_batch
+            counts |= {"equivariance.batch": self.equivariance_batch}
+        shared = counts if term.weight == 0 else {**counts, "equivariance.splits": term.splits}
         found = [
             f"{key}: {count} cannot be shared out to {ranks} ranks evenly; take a multiple of "
             f"{ranks}, or ranks (launch.nodes × launch.gpus) that divide it"
-            for key, count in {**counts, **self._splits()}.items()
+            for key, count in shared.items()
             if count % ranks
         ]
-        return found or [
-            f"bn.replicas: {parts} parts of a rank's share of {key} are uneven, or have one image"
-            for key, count in counts.items()
-            if parts > 1 and (count % (ranks * parts) or count // (ranks * parts) < 2)
-        ]
+        return found or self._norm_problems(counts, ranks)
 
-    def _splits(self) -> dict[str, int]:
-        term = self.equivariance
-        return {"equivariance.splits": term.splits} if term.weight > 0 else {}
+    def _norm_problems(self, counts: dict[str, int], ranks: int) -> list[str]:
+        """Batch norm needs two images at least, and parts of one size."""
+        parts, pooled = self.bn.replicas, ranks if self.bn.sync else 1
+        found = []
+        for key, count in counts.items():
+            share = count // ranks
+            if share % parts:
+                found.append(
+                    f"bn.replicas: {parts} parts of a rank's {share} images ({key} {count}) are "
+                    "uneven; take a divisor, or 1"
+                )
+            elif share // parts * pooled < 2:
+                found.append(
+                    f"{key}: {count} leaves batch norm a single image (launch ranks "
+                    f"{ranks}, bn.replicas {parts}); it needs 2, or bn.sync: true"
+                )
+        return found
 
     def _leak_problems(self) -> list[str]:
         if self.fidelity == "official":
