@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 
 from carectl.yamlpos import Loc
 
@@ -72,13 +72,15 @@ def collect(error: ValidationError, model: type[BaseModel], data: Any) -> list[C
     found: list[Complaint] = []
     values: dict[Loc, list[Any]] = {}
     for item in error.errors(include_url=False):
-        kind, loc = item["type"], item["loc"]
+        kind, loc = item["type"], _untagged(item["loc"], model)
         if kind == "value_error":
             found += _cross(loc, str(item["ctx"]["error"]))
         elif kind == "extra_forbidden":
-            found.append(_unknown_key(loc, model))
+            found.append(_unknown_key(item["loc"], model))
         elif kind == "missing":
             found.append(_missing(loc, model))
+        elif kind == "union_tag_invalid":
+            found.append(_wrong_variant(loc, item))
         else:
             values.setdefault(_written(loc, data), []).append(item)
     return found + [_wrong_value(loc, items) for loc, items in values.items()]
@@ -94,10 +96,38 @@ def _cross(loc: Loc, text: str) -> Iterator[Complaint]:
             yield Complaint(loc, line, cross=True)
 
 
-def _unknown_key(loc: Loc, model: type[BaseModel]) -> Complaint:
+def strays(section: Any, model: type[BaseModel], at: Loc = ()) -> Iterator[Complaint]:
+    """The keys of a section, and of those in it, that the model does not have anywhere there."""
+    for key, value in section.items() if isinstance(section, dict) else ():
+        loc = (*at, key)
+        if _at(model, loc) is None:
+            yield _unknown_key(loc, model)
+        else:
+            yield from strays(value, model, loc)
+
+
+def foreign(loc: Loc, name: str, model: type[BaseModel]) -> set[str]:
+    """Keys of a section with variants, such as `method`, that variant `name` does not have."""
+    variants = _variants(_at(model, loc))
+    if name not in variants:
+        return set()
+    everyone = {key for variant in variants.values() for key in variant.model_fields}
+    return everyone - set(variants[name].model_fields)
+
+
+def _unknown_key(tagged: Loc, model: type[BaseModel]) -> Complaint:
+    """A key that its section does not have.
+
+    Args:
+        tagged: its place, with or without the names of a union's members.
+    """
+    loc = _untagged(tagged, model)
     key, above = str(loc[-1]), loc[:-1]
-    here = _model_at(model, above)
-    fields = list(here.model_fields) if here else []
+    here, siblings = _section(_at(model, tagged[:-1])), _variants(_at(model, above))
+    fields = list(here.model_fields) if here else [*_fields(siblings)]
+    owners = [name for name, variant in siblings.items() if key in variant.model_fields]
+    if owners:
+        return Complaint(loc, f"unknown key of this {above[-1]}; {_both(owners)} it", on_key=True)
     prefix = ".".join(str(part) for part in above)
     near = close(key, fields)
     elsewhere = [path for path in _paths(model) if path.rpartition(".")[2] == key]
@@ -112,10 +142,24 @@ def _unknown_key(loc: Loc, model: type[BaseModel]) -> Complaint:
     return Complaint(loc, f"unknown key{hint}", on_key=True, meant=tuple(meant))
 
 
+def _wrong_variant(loc: Loc, item: Any) -> Complaint:
+    """A section whose `name` is none of those that there are, or that is no section."""
+    options = re.findall(r"'([^']*)'", str(item["ctx"]["expected_tags"]))
+    value = item["input"]
+    if isinstance(value, dict):
+        value = value.get("name")
+        hint = did_you_mean(value, options) if isinstance(value, str) else ""
+        message = f"must be one of {', '.join(options)}, not {_show(value)}{hint}"
+        return Complaint((*loc, "name"), message)
+    near = close(value, options)[:1] if isinstance(value, str) else []
+    hint = "".join(f", did you mean {{name: {name}}}?" for name in near)
+    return Complaint(loc, f"must be {_MUST_BE['model_type']}, not {_show(value)}{hint}")
+
+
 def _missing(loc: Loc, model: type[BaseModel]) -> Complaint:
     if isinstance(loc[-1], int):
         return Complaint(loc[:-1], f"must have at least {loc[-1] + 1} items")
-    here = _model_at(model, loc[:-1])
+    here = _section(_at(model, loc[:-1]))
     field = here.model_fields.get(loc[-1]) if here else None
     options = typing.get_args(field.annotation) if field else ()
     listed = [str(option) for option in options if isinstance(option, str)]
@@ -163,12 +207,34 @@ def _written(loc: Loc, data: Any) -> Loc:
     return found
 
 
-def _model_at(model: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
-    """The model that a location's keys are fields of."""
+def _untagged(loc: Loc, model: type[BaseModel]) -> Loc:
+    """A location without the names of tagged union members, which pydantic puts before the key."""
+    found: Loc = ()
+    here: Any = model
+    for part in loc:
+        variants = _variants(here)
+        if part not in variants:
+            found = (*found, part)
+        here = variants[str(part)] if part in variants else _step(here, part)
+    return found
+
+
+def _at(model: type[BaseModel], loc: Loc) -> Any:
+    """The type of what lies at a location, tagged or not; None where there is no such key."""
     annotation: Any = model
     for part in loc:
         annotation = _step(annotation, part)
-    return annotation if _is_model(annotation) else None
+    return annotation
+
+
+def _variants(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The members of a tagged union by their names; none for any other type."""
+    found = {}
+    for member in typing.get_args(annotation):
+        tags = [part.tag for part in typing.get_args(member)[1:] if isinstance(part, Tag)]
+        if tags:
+            found[tags[0]] = typing.get_args(member)[0]
+    return found
 
 
 def _step(annotation: Any, part: str | int) -> Any:
@@ -181,8 +247,18 @@ def _step(annotation: Any, part: str | int) -> Any:
         return arguments[1]
     if isinstance(part, int):
         return arguments[0] if arguments else None
+    if part in (variants := _variants(annotation)):
+        return variants[part]
     steps = (_step(argument, part) for argument in arguments)
     return next((step for step in steps if step is not None), None)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The model that a type is, or is where it is not None."""
+    members = typing.get_args(annotation)
+    if type(None) in members and len(members) == 2:
+        annotation = next(part for part in members if part is not type(None))
+    return annotation if _is_model(annotation) else None
 
 
 def _is_model(annotation: Any) -> bool:
@@ -190,13 +266,24 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of all settings, the leaves alone."""
-    for name, field in model.model_fields.items():
-        inner: Any = field.annotation
-        if _is_model(inner):
-            yield from _paths(inner, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
+    """The dotted keys of all settings, the leaves alone, each once."""
+    for name, field in _fields({"": model}).items():
+        inner, path = field.annotation, f"{prefix}{name}"
+        section = _section(inner)
+        variants = {"": section} if section else _variants(inner)
+        found = (key for variant in variants.values() for key in _paths(variant, f"{path}."))
+        yield from dict.fromkeys(found if variants else [path])
+
+
+def _fields(variants: dict[str, type[BaseModel]]) -> dict[str, Any]:
+    """The fields of all variants together."""
+    return {name: f for variant in variants.values() for name, f in variant.model_fields.items()}
+
+
+def _both(owners: Sequence[str]) -> str:
+    """'moco has', or 'simclr and moco have'."""
+    words = " and ".join([", ".join(owners[:-1]), owners[-1]] if len(owners) > 1 else owners)
+    return f"{words} {'have' if len(owners) > 1 else 'has'}"
 
 
 def _either(words: Sequence[str]) -> str:
@@ -215,5 +302,5 @@ def _show(value: Any) -> str:
         return "a section"
     if isinstance(value, bool):
         return str(value).lower()
-    text = repr(value)
+    text = repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 60 else f"{text[:57]}…"

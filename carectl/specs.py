@@ -15,29 +15,47 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from care_core import fidelity
 from care_core.spec import PretrainSpec
-from carectl import complaints, yamlpos
+from carectl import complaints, presets, yamlpos
 from carectl.errors import CommandError
+from carectl.presets import Resolved
 from carectl.yamlpos import Document, Loc, Mark, Problem, SpecFileError, dotted, problem
 
 if TYPE_CHECKING:
     from carectl.grid import Grid
 
-__all__ = ["Problem", "SpecFileError", "dump", "find", "load", "load_grid", "names", "override",
-           "schema"]  # fmt: skip
+__all__ = ["Problem", "Resolved", "SpecFileError", "dump", "find", "load", "load_grid", "names",
+           "override", "resolve", "schema"]  # fmt: skip
 
 M = TypeVar("M", bound=BaseModel)
 
 # What a cross-field problem of a key is judged by, besides the key itself. While one of these is
 # itself wrong, the problem would be about a value that nobody wrote, so it is not told.
 _NEEDS: dict[str, tuple[str, ...]] = {
-    "training.batch_size": ("data.name",),
-    "equivariance.batch": ("equivariance.weight", "training.batch_size"),
-    "equivariance.splits": ("equivariance.weight", "equivariance.batch", "training.batch_size"),
+    "training.batch_size": ("data.name", "launch.gpus", "launch.nodes", "bn.sync", "bn.replicas"),
+    "method.queue": ("method.name", "training.batch_size"),
+    "equivariance.batch": (
+        "equivariance.weight", "training.batch_size", "launch.gpus", "launch.nodes", "bn.sync",
+        "bn.replicas",
+    ),
+    "equivariance.splits": (
+        "equivariance.weight", "equivariance.batch", "training.batch_size", "launch.gpus",
+        "launch.nodes",
+    ),
+    "bn.replicas": (
+        "training.batch_size", "equivariance.weight", "equivariance.batch", "launch.gpus",
+        "launch.nodes",
+    ),
     "schedule.warmup_epochs": ("training.epochs",),
     "schedule.milestones": ("schedule.name", "training.epochs"),
     "model.width": ("model.backbone",),
-}
+    "model.stem": ("model.backbone",),
+    "data.path": ("data.name",),
+    "augment.blur_kernel": ("data.name", "data.image_size"),
+    # leaks: what they are measured against is the preset's
+    **{choice.key: ("fidelity",) for choice in fidelity.CHOICES if choice.leak},
+}  # fmt: skip
 # Stand-ins for required fields that are missing or wrong, so that the rest can still be judged.
 _STAND_INS: dict[str, Any] = {"name": "unnamed", "data.name": "cifar10"}
 
@@ -69,7 +87,7 @@ def find(spec: str) -> Path:
         raise CommandError(f"'{spec}' is a folder; give a spec file in it")
     shipped = [name for name in shipped if "/" in name]  # the others are grids
     hint = complaints.did_you_mean(spec, shipped)
-    raise CommandError(f"no spec '{spec}'{hint}; give a file, or one of: {', '.join(shipped)}")
+    raise CommandError(f"no spec '{spec}'{hint}; give a file, or one of: {_grouped(shipped)}")
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> PretrainSpec:
@@ -78,11 +96,26 @@ def load(path: Path, overrides: Sequence[str] = ()) -> PretrainSpec:
     Raises:
         SpecFileError: all mistakes, each with its place.
     """
-    return _validate(PretrainSpec, _put(yamlpos.read(path), overrides))
+    return resolve(path, overrides).spec
+
+
+def resolve(path: Path, overrides: Sequence[str] = ()) -> Resolved:
+    """As `load`, with what the fidelity preset chose.
+
+    Under `fidelity: official` the recipe's `official` section lies over the rest of it, and the
+    overrides over both.
+
+    Raises:
+        SpecFileError: all mistakes, each with its place.
+    """
+    document = yamlpos.read(path)
+    official = presets.take_official(document, overrides)
+    spec = _validate(PretrainSpec, _put(document, overrides))
+    return Resolved(spec, fidelity.chosen(document.value), official)
 
 
 def override(spec: PretrainSpec, overrides: Sequence[str]) -> PretrainSpec:
-    """A spec with settings put over it.
+    """A spec with settings put over it. Another `fidelity` chooses anew what the last one chose.
 
     Raises:
         SpecFileError: all mistakes, each with its place in the overrides.
@@ -93,7 +126,10 @@ def override(spec: PretrainSpec, overrides: Sequence[str]) -> PretrainSpec:
     root = Mark(
         f"-o {overrides[-1]}", 1, len(key) + 2 if "=" in overrides[-1] else 1, overrides[-1]
     )
-    document = Document(root, spec.model_dump(mode="json"))
+    values = spec.model_dump(mode="json")
+    if any(text.startswith("fidelity=") for text in overrides):
+        values = fidelity.contract(values)
+    document = Document(root, values)
     return _validate(PretrainSpec, _put(document, overrides))
 
 
@@ -116,14 +152,28 @@ def dump(spec: BaseModel) -> str:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a spec, for editors."""
-    return PretrainSpec.model_json_schema()
+    """The JSON schema of a spec file, for editors."""
+    found = PretrainSpec.model_json_schema()
+    found["properties"][presets.SECTION] = {
+        "type": "object",
+        "description": "settings that lie over the others under fidelity: official",
+    }
+    return found
 
 
 def _shipped() -> Path:
     import experiments
 
     return Path(str(experiments.__file__)).parent
+
+
+def _grouped(names: Sequence[str]) -> str:
+    """Names by their folder: 'digits/{care-simclr, simclr}'."""
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folder, _, rest = name.rpartition("/")
+        folders.setdefault(folder, []).append(rest)
+    return ", ".join(f"{folder}/{{{', '.join(rest)}}}" for folder, rest in folders.items())
 
 
 def _siblings(path: Path) -> list[Path]:
@@ -139,6 +189,10 @@ def _put(document: Document, overrides: Sequence[str]) -> Document:
         if not equals or not all(part and part == part.strip() for part in parts):
             message = f"'{text}' is not a setting; write key=value, such as training.epochs=10"
             document.problems.append(problem(start, "", message))
+            continue
+        if parts[0] == presets.SECTION:
+            message = "is a section of a recipe's file; give the setting itself, without it"
+            document.problems.append(problem(start, key, message))
             continue
         value = yamlpos.parse(text, f"-o {text}", skip=len(key) + 1)
         if value.problems:
@@ -158,20 +212,32 @@ def _put(document: Document, overrides: Sequence[str]) -> Document:
         else:
             parent[parts[-1]] = value.value
             _replace_marks(document, value, tuple(parts), start, len(key) - len(parts[-1]))
+            if parts[-1] == "name":
+                _drop_foreign(document, parent, tuple(parts[:-1]), value.value)
     if document.problems:
         raise SpecFileError(document.problems)
     return document
 
 
 def _replace_marks(document: Document, value: Document, at: Loc, start: Mark, offset: int) -> None:
-    for marks in (document.keys, document.values):
-        for loc in [loc for loc in marks if loc[: len(at)] == at]:
-            del marks[loc]
+    document.forget(at)
     document.keys[at] = Mark(start.file, 1, offset + 1, start.source_line)
     document.keys.update({(*at, *loc): mark for loc, mark in value.keys.items()})
     document.values.update({(*at, *loc): mark for loc, mark in value.values.items()})
     # an empty value has no place of its own: show what lies behind the =
     document.values.setdefault(at, Mark(start.file, 1, len(dotted(at)) + 2, start.source_line))
+
+
+def _drop_foreign(document: Document, section: dict[str, Any], at: Loc, name: Any) -> None:
+    """Another variant of a section, such as another method, keeps the keys that it has too.
+
+    What an override asked for stays, to be told if it does not fit.
+    """
+    for key in complaints.foreign(at, str(name), PretrainSpec) & section.keys():
+        mark = document.keys.get((*at, key))
+        if mark is None or not mark.file.startswith("-o "):
+            del section[key]
+            document.forget((*at, key))
 
 
 def _validate(model: type[M], document: Document) -> M:

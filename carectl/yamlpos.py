@@ -96,6 +96,30 @@ class Document:
         """Where a value stands; for one that is not written, as `of_key`."""
         return self.values.get(loc) or self.of_key(loc)
 
+    def forget(self, at: Loc) -> None:
+        """Drop the places of a key and of all that lies below it."""
+        for marks in (self.keys, self.values):
+            for loc in [loc for loc in marks if loc[: len(at)] == at]:
+                del marks[loc]
+
+    def put(self, at: Loc, value: Any, origin: Loc) -> bool:
+        """Set a value that stands elsewhere in the text, at `origin`; its places go with it.
+
+        Returns:
+            False if a part of the way is a value and no section; nothing is set then.
+        """
+        parent = self.value
+        for part in at[:-1]:
+            parent = parent.setdefault(part, {})
+            if not isinstance(parent, dict):
+                return False
+        parent[at[-1]] = value
+        self.forget(at)
+        for marks in (self.keys, self.values):
+            below = [loc for loc in marks if loc[: len(origin)] == origin]
+            marks.update({(*at, *loc[len(origin) :]): marks[loc] for loc in below})
+        return True
+
 
 def _resolvers() -> dict[str | None, list[tuple[str, re.Pattern[str]]]]:
     """YAML 1.2's core schema, in PyYAML's shape: by the first character."""
