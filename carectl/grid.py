@@ -34,6 +34,7 @@ class Profile(_Part):
     """Which part of the grid is run, and with what put over its recipes."""
 
     datasets: list[str] = Field(min_length=1)
+    rows: list[str] | None = Field(None, description="default: all")
     seeds: list[Seed] = Field(min_length=1)
     overrides: list[str] = []
 
@@ -70,7 +71,7 @@ class Grid(_Part):
     rows: dict[str, dict[str, Entry]]
 
     @model_validator(mode="after")
-    def _datasets_are_columns(self) -> Grid:
+    def _profiles_fit(self) -> Grid:
         found = []
         for label, row in self.rows.items():
             for dataset, entry in row.items():
@@ -82,11 +83,14 @@ class Grid(_Part):
                         f"rows.{label}.{dataset}: says something of a mean it does not give"
                     )
         for name, profile in self.profiles.items():
-            for dataset in sorted(set(profile.datasets) - set(self.columns)):
-                hint = did_you_mean(dataset, self.columns)
-                found.append(
-                    f"profiles.{name}.datasets: '{dataset}' is not one of the columns{hint}"
-                )
+            for key, asked, there in (
+                ("datasets", profile.datasets, self.columns),
+                ("rows", profile.rows or [], list(self.rows)),
+            ):
+                what = "columns" if key == "datasets" else "rows"
+                for word in sorted(set(asked) - set(there)):
+                    hint = did_you_mean(word, there)
+                    found.append(f"profiles.{name}.{key}: '{word}' is not one of the {what}{hint}")
         if found:
             raise ValueError("\n".join(found))
         return self
@@ -120,7 +124,7 @@ class Grid(_Part):
             (label, dataset, row[dataset].recipe or "")
             for dataset in chosen.datasets
             for label, row in self.rows.items()
-            if dataset in row and row[dataset].recipe
+            if label in (chosen.rows or self.rows) and dataset in row and row[dataset].recipe
         ]
         kept = runnable
         for text in only:
