@@ -49,9 +49,25 @@ def tiny(**changes: object) -> PretrainSpec:
     return PretrainSpec.model_validate({**fields, **changes})
 
 
+#: For `tiny`: 3 epochs of 5 steps, with a checkpoint after steps 5, 10 and 15.
+FAST: dict[str, Any] = {
+    "data": {"name": "digits", "image_size": 8},
+    "training": {"epochs": 3, "batch_size": 256},
+}
+
+
 @pytest.fixture
 def spec() -> PretrainSpec:
     return tiny()
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[int]]]:
+    """Run a function of a test's module on so many ranks (see `ranks`)."""
+    import ranks
+
+    with ranks.serving(tmp_path_factory.mktemp("server") / "log") as ask:
+        yield ask
 
 
 @pytest.fixture(scope="session")
