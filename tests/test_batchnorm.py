@@ -112,7 +112,7 @@ def test_statistics_over_ranks_do_not_cancel(launch: Launch, tmp_path: Path) -> 
 
 
 def test_without_synchronisation_a_rank_has_statistics_of_its_own() -> None:
-    layer, rows = layer_and_rows("2d")
+    layer, _ = layer_and_rows("2d")
     before = type(layer)
     batchnorm.adopt(layer, BatchNorm(sync=False), World(0, 2))
     assert type(layer) is before  # and torch's own code does it
