@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from care_core.errors import DataError
 from carectl import runs, specs
 from carectl.console import tables
 from carectl.console.output import Output
-from carectl.errors import JOB_FAILED, PARTIAL, CommandError
+from carectl.errors import ENVIRONMENT, JOB_FAILED, PARTIAL, CommandError
 from carectl.flow import Options, carry_out
 from carectl.plan import Planned, Planner
+from carectl.reports import marks
 from carectl.runs import Run
 
 if TYPE_CHECKING:
@@ -32,19 +35,20 @@ def reproduce(
     overrides: Sequence[str] = (),
 ) -> int:
     """Plan the grid, carry it out and write the report. Returns the exit code."""
-    grid, cells, planner, pairs = _plan(target, profile, only, seeds, options, overrides)
-    outcome = carry_out(planner, options, output, f"reproduce {target}")
+    from carectl.reports import table1
+
+    plan = _plan(target, profile, only, seeds, options, overrides)
+    outcome = carry_out(plan.planner, options, output, f"reproduce {target}")
     if outcome.states is None:
         return outcome.code
-    folder = _folder(options, target, profile, seeds)
-    table = _table(grid, cells, pairs, options)
-    paths = _present(table, folder, output)
+    table = _table(plan, options)
+    paths = _present(table, _folder(plan, options, target, profile, seeds), output)
     output.emit(
         f"reproduce {target}",
         profile=profile,
         plan=tables.plan_values(outcome.plan),
         report={name: str(path) for name, path in paths.items()},
-        table=dataclasses.asdict(table),
+        table=table1.values(table),
         states={run: status._asdict() for run, status in outcome.states.items()},
     )
     if outcome.failed:
@@ -52,7 +56,7 @@ def reproduce(
             output.note(f"{run.run_id}: {outcome.states[run.run_id].reason}")
         output.next("carectl retry --failed, or the same command again, goes on with what failed")
         return JOB_FAILED if len(outcome.failed) == len(outcome.plan) else PARTIAL
-    output.next(_next_step(profile, {cell.seed for cell in cells}))
+    output.next(_next_step(profile, {cell.seed for cell in plan.cells}))
     return 0
 
 
@@ -63,22 +67,48 @@ def report(
     seeds: str | None,
     options: Options,
     output: Output,
+    overrides: Sequence[str] = (),
 ) -> int:
     """Write the report from what is done, without submitting anything."""
-    grid, cells, _, pairs = _plan(target, profile, only, seeds, options)
-    table = _table(grid, cells, pairs, options)
-    paths = _present(table, _folder(options, target, profile, seeds), output)
+    from carectl.reports import table1
+
+    plan = _plan(target, profile, only, seeds, options, overrides)
+    table = _table(plan, options)
+    paths = _present(table, _folder(plan, options, target, profile, seeds), output)
     output.emit(
         f"report {target}",
         profile=profile,
         report={name: str(path) for name, path in paths.items()},
-        table=dataclasses.asdict(table),
+        table=table1.values(table),
     )
     output.next(f"carectl reproduce {target} --profile {profile} runs what is missing")
     return 0
 
 
-Pairs = list[tuple[Planned, Planned]]
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    """The runs that answer one cell.
+
+    `changes` are settings that are not the recipe's, `overridden` those that are not the profile's.
+    """
+
+    cell: Cell
+    trained: Planned
+    probed: Planned
+    fidelity: str
+    changes: tuple[str, ...]
+    overridden: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    grid: Grid
+    planner: Planner
+    answers: list[_Answer]
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [answer.cell for answer in self.answers]
 
 
 def _plan(
@@ -87,23 +117,54 @@ def _plan(
     only: Sequence[str],
     seeds: str | None,
     options: Options,
-    overrides: Sequence[str] = (),
-) -> tuple[Grid, list[Cell], Planner, Pairs]:
+    overrides: Sequence[str],
+) -> _Plan:
     if target not in TARGETS:
         raise CommandError(f"no target '{target}'; there is: {', '.join(TARGETS)}")
     grid = specs.load_grid(specs.find(target))
-    cells = grid.cells(profile, only, _seeds(seeds))
     planner = Planner(options.runs_dir, options.data_dir)
-    pairs: Pairs = []
+    asked, answers, missing = [*overrides, *options.settings()], [], dict[str, str]()
+    cells = grid.cells(profile, only, _seeds(seeds))
     for cell in cells:
-        spec = specs.load(
-            specs.find(cell.recipe),
-            [*cell.overrides, *overrides, f"seed={cell.seed}", *options.settings()],
-        )
-        trained = planner.pretrain(spec, row=cell.row, dataset=cell.dataset, seed=cell.seed)
-        probed = planner.probe(spec, trained, row=cell.row, dataset=cell.dataset, seed=cell.seed)
-        pairs.append((trained, probed))
-    return grid, cells, planner, pairs
+        if cell.dataset in missing:
+            continue
+        try:
+            answers.append(_answer(cell, asked, planner))
+        except DataError as error:
+            missing[cell.dataset] = str(error)
+    if missing:
+        raise CommandError(_missing(missing, {cell.dataset for cell in cells}), ENVIRONMENT)
+    return _Plan(grid, planner, answers)
+
+
+def _answer(cell: Cell, asked: Sequence[str], planner: Planner) -> _Answer:
+    """Plan a cell's runs.
+
+    Raises:
+        DataError: the dataset's files are not there.
+    """
+    recipe, seed = specs.find(cell.recipe), f"seed={cell.seed}"
+    spec = specs.load(recipe, [*cell.overrides, *asked, seed])
+    preset = f"fidelity={spec.fidelity}"
+    labels: dict[str, Any] = {"row": cell.row, "dataset": cell.dataset, "seed": cell.seed}
+    trained = planner.pretrain(spec, **labels)
+    return _Answer(
+        cell,
+        trained,
+        planner.probe(spec, trained, **labels),
+        spec.fidelity,
+        marks.changes(spec, specs.load(recipe, [preset, seed])),
+        marks.changes(spec, specs.load(recipe, [*cell.overrides, preset, seed])),
+    )
+
+
+def _missing(missing: dict[str, str], datasets: set[str]) -> str:
+    """Which datasets have to be got before the grid can be planned, and the way around."""
+    there = sorted(datasets - missing.keys())
+    around = f"; --only {there[0]} does without" if there else "; --profile digits needs no files"
+    return "\n".join(
+        [f"{len(missing)} of {len(datasets)} datasets cannot be used{around}:", *missing.values()]
+    )
 
 
 def _seeds(text: str | None) -> list[int] | None:
@@ -120,20 +181,22 @@ def _seeds(text: str | None) -> list[int] | None:
     return found
 
 
-def _table(grid: Grid, cells: Sequence[Cell], pairs: Pairs, options: Options) -> Table:
+def _table(plan: _Plan, options: Options) -> Table:
     from carectl.reports.table1 import Entry, summarise
 
     entries = [
         Entry(
-            row=cell.row,
-            dataset=cell.dataset,
-            seed=cell.seed,
-            pretrain=_folder_of(options.runs_dir, trained),
-            probe=_folder_of(options.runs_dir, probed),
+            row=answer.cell.row,
+            dataset=answer.cell.dataset,
+            seed=answer.cell.seed,
+            pretrain=_folder_of(options.runs_dir, answer.trained),
+            probe=_folder_of(options.runs_dir, answer.probed),
+            fidelity=answer.fidelity,
+            changes=answer.changes,
         )
-        for cell, (trained, probed) in zip(cells, pairs, strict=True)
+        for answer in plan.answers
     ]
-    return summarise(entries, grid.reference)
+    return summarise(entries, plan.grid.reference)
 
 
 def _folder_of(runs_dir: Path, planned: Planned) -> Run:
@@ -152,10 +215,16 @@ def _present(table: Table, folder: Path, output: Output) -> dict[str, Path]:
     return paths
 
 
-def _folder(options: Options, target: str, profile: str, seeds: str | None) -> Path:
-    """Other seeds are another table, and must not replace one that was measured with more."""
-    suffix = f"-seeds-{seeds.replace(',', '-')}" if seeds else ""
-    return options.runs_dir.parent / "reports" / f"{target}-{profile}{suffix}"
+def _folder(plan: _Plan, options: Options, target: str, profile: str, seeds: str | None) -> Path:
+    """Another preset, other settings or other seeds are another table: none replaces another."""
+    presets = {answer.fidelity for answer in plan.answers} - {"paper"}
+    parts = [target, profile, *sorted(presets)]
+    changed = sorted({text for answer in plan.answers for text in answer.overridden})
+    if changed:
+        parts.append(f"changed-{hashlib.sha256(repr(changed).encode()).hexdigest()[:8]}")
+    if seeds:
+        parts.append(f"seeds-{seeds.replace(',', '-')}")
+    return options.runs_dir.parent / "reports" / "-".join(parts)
 
 
 def _next_step(profile: str, seeds: set[int]) -> str:

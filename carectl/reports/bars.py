@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours; the grey is as light as their blue is dark, so it reads without hue too
 BLUE, ORANGE, GREY, INK, PALE = "#0072B2", "#E69F00", "#A6ACB3", "#23282E", "#DDE1E5"
+WARN = "#B03A00"  # dark enough for words on white
 WIDTH, DPI = 10.0, 160  # inches, so 1600 pixels
 
 
@@ -39,7 +40,8 @@ def draw(table: Table, png: Path, svg: Path) -> None:
     most = [max(len(_order(table, panel.dataset)) for panel in band) for band in bands]
     heights = [0.9 + 0.36 * count for count in most]
     caption = textwrap.wrap(_plain(" ".join(_caption(table))), 150)
-    top, bottom = 0.95, 0.2 + 0.17 * len(caption)
+    warning = textwrap.wrap(_plain(table.warning), 120)
+    top, bottom = 0.95 + 0.2 * len(warning), 0.2 + 0.17 * len(caption)
     tall = top + bottom + sum(heights)
     style: dict[Any, Any] = {
         "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "table1", "text.color": INK,
@@ -50,7 +52,9 @@ def draw(table: Table, png: Path, svg: Path) -> None:
         FigureCanvasAgg(figure)
         figure.text(0.02, 1 - 0.3 / tall, "Linear-probe accuracy of frozen encoders", fontsize=15,
                     weight="bold", va="center")  # fmt: skip
-        _legend(figure, table, 1 - 0.66 / tall)
+        figure.text(0.02, 1 - 0.5 / tall, "\n".join(warning), fontsize=10.5, weight="bold",
+                    va="top", color=WARN)  # fmt: skip
+        _legend(figure, table, 1 - (top - 0.29) / tall)
         upper = tall - top
         for band, height in zip(bands, heights, strict=True):
             alone = len({panel.dataset for panel in band}) == 1

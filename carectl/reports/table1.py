@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from carectl import runs
-from carectl.reports import intervals
+from carectl.reports import intervals, marks
 from carectl.runs import Run
 
 if TYPE_CHECKING:
@@ -53,18 +53,26 @@ class Reference(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell and seed of the grid, and the runs that answer it, whether they exist or not."""
+    """One cell and seed of the grid, and the runs that answer it, whether they exist or not.
+
+    `fidelity` is the preset that was asked for, `changes` in what the asked spec is not its recipe.
+    """
 
     row: str
     dataset: str
     seed: int
     pretrain: Run
     probe: Run
+    fidelity: str = "paper"
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Cell:
-    """An entry's state, with the reason where it was not measured."""
+    """An entry's state, with the reason where it was not measured.
+
+    `fidelity` is the preset of its runs' specs, `marks` what in them makes it not comparable.
+    """
 
     row: str
     dataset: str
@@ -73,6 +81,9 @@ class Cell:
     reason: str
     pretrain: str
     probe: str
+    fidelity: str = "paper"
+    marks: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,8 @@ class Line:
     delta: float | None = None
     pretrains: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
+    fidelity: str = "paper"
+    marks: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -139,6 +152,13 @@ class Table:
     differences: tuple[Difference, ...]
     cells: tuple[Cell, ...]
     fidelity: str = "paper"
+    marks: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+
+    @property
+    def warning(self) -> str:
+        """Why the table cannot be put beside other numbers; empty if it can."""
+        return marks.warning(self.fidelity, self.marks)
 
     def line(self, row: str, dataset: str, measure: str = HEADLINE) -> Line | None:
         """The line of a measure, if there is one."""
@@ -158,18 +178,12 @@ def is_accuracy(measure: str) -> bool:
     return MEASURES[measure][0] in ("linear", "knn")
 
 
-def summarise(
-    entries: Sequence[Entry],
-    reference: Callable[[str, str], Reference | None],
-    *,
-    fidelity: str = "paper",
-) -> Table:
+def summarise(entries: Sequence[Entry], reference: Callable[[str, str], Reference | None]) -> Table:
     """Read the runs of a grid. What is missing stays visible as a cell and an empty line.
 
     Args:
         entries: one a row, dataset and pretraining seed; a repeated one counts once.
         reference: the paper's linear-probe accuracy of (row, dataset), or None.
-        fidelity: the preset that the specs follow.
     """
     unique = list({(e.row, e.dataset, e.seed): e for e in entries}.values())
     results = {entry: _result(entry) for entry in unique}
@@ -177,13 +191,25 @@ def summarise(
     lines: list[Line] = []
     for row, dataset in dict.fromkeys((e.row, e.dataset) for e in unique):
         mine = [(e, results[e]) for e in unique if (e.row, e.dataset) == (row, dataset)]
+        here = [cell for cell in cells if (cell.row, cell.dataset) == (row, dataset)]
         for measure in MEASURES:
-            line = _line(row, dataset, measure, mine)
+            line = dataclasses.replace(
+                _line(row, dataset, measure, mine),
+                fidelity=marks.joined(cell.fidelity for cell in here),
+                marks=_all(cell.marks for cell in here),
+            )
             if measure == HEADLINE:
                 lines.append(_beside(line, reference(row, dataset)))
             elif line.n:
                 lines.append(line)
-    return Table(tuple(lines), tuple(_differences(lines)), cells, fidelity)
+    presets, changes = marks.joined(c.fidelity for c in cells), _all(c.changes for c in cells)
+    gaps = tuple(_differences(lines))
+    return Table(tuple(lines), gaps, cells, presets, _all(c.marks for c in cells), changes)
+
+
+def _all(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """Every text once, in order."""
+    return tuple(dict.fromkeys(text for part in parts for text in part))
 
 
 def _result(entry: Entry) -> dict[str, Any]:
@@ -216,8 +242,9 @@ def _cell(entry: Entry, result: dict[str, Any]) -> Cell:
             waiting = [f"{what} {s.state}" for what, s in found if s.state not in ("new", "done")]
             state, reason = "not run", ", ".join(waiting)
     return Cell(
-        entry.row, entry.dataset, entry.seed, state, reason, entry.pretrain.id, entry.probe.id
-    )
+        entry.row, entry.dataset, entry.seed, state, reason, entry.pretrain.id, entry.probe.id,
+        *marks.of_runs(entry.pretrain, entry.probe, entry.fidelity), entry.changes,
+    )  # fmt: skip
 
 
 def _line(
@@ -301,9 +328,14 @@ def write(table: Table, folder: Path) -> dict[str, Path]:
     paths = {kind: folder / f"table1.{kind}" for kind in ("md", "csv", "json", "png", "svg")}
     write_bytes(paths["md"], text.markdown(table).encode())
     write_bytes(paths["csv"], text.csv_text(table).encode())
-    write_json(paths["json"], {"version": VERSION, **dataclasses.asdict(table)})
+    write_json(paths["json"], {"version": VERSION, **values(table)})
     bars.draw(table, paths["png"], paths["svg"])
     return paths
+
+
+def values(table: Table) -> dict[str, Any]:
+    """The table as plain values, with its warning first."""
+    return {"warning": table.warning, **dataclasses.asdict(table)}
 
 
 def render(table: Table) -> rich.table.Table:

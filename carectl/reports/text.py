@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from carectl.reports import intervals
+from carectl.reports import intervals, marks
 from carectl.reports.table1 import HEADLINE, Line, Table, is_accuracy
 
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 _CSV = (
     "dataset", "row", "measure", "n", "mean", "sd", "sd_classifier", "low", "high", "interval",
     "images", "measured_on", "paper", "paper_sd", "paper_note", "delta", "seeds", "pretrains",
-    "probes",
+    "probes", "fidelity", "marks",
 )  # fmt: skip
+MARK = "§"  # beside a number that is not comparable
 
 
 def number(line: Line | None, places: int = 2) -> str:
@@ -34,8 +35,12 @@ def headline(line: Line | None) -> str:
     if line is None or line.mean is None:
         return "–"
     if line.sd is None and line.low is not None:
-        return f"{line.mean:.1f} [{line.low:.1f}, {line.high:.1f}]"
-    return number(line)
+        return f"{line.mean:.1f} [{line.low:.1f}, {line.high:.1f}]{_mark(line)}"
+    return f"{number(line)}{_mark(line)}"
+
+
+def _mark(line: Line) -> str:
+    return MARK if line.marks else ""
 
 
 def paper(line: Line | None) -> str:
@@ -68,7 +73,7 @@ def notes(table: Table) -> list[str]:
     """How to read the numbers: what was averaged, what intervals are, on how many images."""
     lines = [line for line in table.lines if line.measure == HEADLINE and line.n]
     if not lines:
-        return ["Nothing is measured yet."]
+        return ["Nothing is measured yet.", *caveats(table)]
     counts = sorted({line.n for line in lines})
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     classifiers = sorted({line.classifiers for line in lines})
@@ -93,8 +98,14 @@ def notes(table: Table) -> list[str]:
     found.append(f"Measured on {'; '.join(where)}.")
     if any(line.paper is not None for line in table.lines):
         found.append("Paper: arXiv 2306.13924, ResNet-50; † uncertain, ‡ cited from elsewhere.")
-        found.append(f"Fidelity preset: {table.fidelity}.")
-    return found
+    return [*found, *caveats(table)]
+
+
+def caveats(table: Table) -> list[str]:
+    """The preset, and settings that are not the recipes'. The warning stands above the table."""
+    told = table.fidelity != "paper" or any(line.paper is not None for line in table.lines)
+    preset = f"Fidelity preset: {table.fidelity}." if told else ""
+    return [text for text in (preset, marks.changed(table.changes)) if text]
 
 
 def sentences(table: Table) -> list[str]:
@@ -138,6 +149,8 @@ def _rows_of(cells: list[list[str]]) -> list[str]:
 def markdown(table: Table) -> str:
     """The report: one table a dataset, differences, how to read it, and its runs."""
     parts = ["# Table 1", "", "![linear-probe accuracy](table1.png)", ""]
+    if table.warning:
+        parts[2:2] = [f"> **{MARK} {_escape(table.warning)}**", ""]
     for dataset in dict.fromkeys(dataset for dataset, _ in table.rows):
         parts += [f"## {_escape(dataset)}", ""]
         columns = _columns(table, dataset, wide=True)
@@ -179,7 +192,10 @@ def csv_text(table: Table) -> str:
     writer.writerow([*_CSV, "state"])
     for line in table.lines:
         values = [getattr(line, name) for name in _CSV]
-        flat = [" ".join(map(str, v)) if isinstance(v, tuple) else v for v in values]
+        flat = [
+            ("; " if name == "marks" else " ").join(map(str, v)) if isinstance(v, tuple) else v
+            for name, v in zip(_CSV, values, strict=True)
+        ]
         writer.writerow([*flat, "measured" if line.n else state_of(table, line.row, line.dataset)])
     return out.getvalue()
 
@@ -261,6 +277,8 @@ def render(table: Table) -> rich.table.Table:
         )  # fmt: skip
     grid = Rich.grid()
     grid.add_column()
+    if table.warning:
+        grid.add_row(Text(f"{MARK} {table.warning}", style="bold yellow"))
     grid.add_row(top)
     grid.add_row(Text(" ".join(notes(table)), style="dim"))
     grid.add_row("")
