@@ -6,12 +6,14 @@ Nothing heavy is imported here: `carectl --help` must come in a blink.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from carectl.options import (
     DATA,
+    EXPORTS,
     RUNS,
     Backend,
     DataDir,
@@ -147,7 +149,7 @@ def evaluate(
 @app.command()
 def reproduce(
     target: Annotated[str, typer.Argument(help="table1")],
-    profile: Annotated[str, typer.Option(help="digits, smoke or paper")] = "paper",
+    profile: Annotated[str, typer.Option(help="digits, digits-all, smoke or paper")] = "paper",
     only: Annotated[list[str] | None, typer.Option(help="Rows or datasets to keep")] = None,
     seeds: Annotated[str | None, typer.Option(help="Pretraining seeds, such as 0,1,2")] = None,
     override: Override = None,
@@ -180,9 +182,10 @@ def reproduce(
 @app.command()
 def report(
     target: Annotated[str, typer.Argument(help="table1")],
-    profile: Annotated[str, typer.Option(help="digits, smoke or paper")] = "paper",
+    profile: Annotated[str, typer.Option(help="digits, digits-all, smoke or paper")] = "paper",
     only: Annotated[list[str] | None, typer.Option(help="Rows or datasets to keep")] = None,
     seeds: Annotated[str | None, typer.Option(help="Pretraining seeds, such as 0,1,2")] = None,
+    override: Override = None,
     json: Json = False,
     runs_dir: RunsDir = RUNS,
     data_dir: DataDir = DATA,
@@ -196,7 +199,11 @@ def report(
     from carectl.reproduce import report as rebuild
 
     options = Options(as_json=json, runs_dir=runs_dir, data_dir=data_dir)
-    raise typer.Exit(rebuild(target, profile, tuple(only or ()), seeds, options, Output(json)))
+    raise typer.Exit(
+        rebuild(
+            target, profile, tuple(only or ()), seeds, options, Output(json), tuple(override or ())
+        )
+    )
 
 
 @app.command()
@@ -271,6 +278,48 @@ def retry(
 
     options = Options(backend, None, devices, detach, dry_run, json, runs_dir)
     raise typer.Exit(again(run or (), failed, options, Output(json)))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of the official code (.pth.tar)")],
+    dataset: Annotated[
+        str | None, typer.Option(help="What it was trained on, where the file does not say")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The checkpoint to write; default: the file's name with .pt")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Turn a checkpoint of the official CARE code into one that can be probed here.
+
+    Example: carectl import best_checkpoint.pth.tar
+    """
+    from carectl.console.output import Output
+    from carectl.importing import bring
+
+    bring(file, dataset, output, Output(json))
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run's id, prefix or name, or a checkpoint file")],
+    epoch: Annotated[
+        int | None, typer.Option(help="Epoch to export; default: the last", min=0)
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder to write to")] = EXPORTS,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also the backbone as ONNX")] = False,
+    json: Json = False,
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Write an encoder as safetensors that torchvision and timm load, and a JSON that explains it.
+
+    Example: carectl export digits-care-simclr --onnx
+    """
+    from carectl.console.output import Output
+    from carectl.exporting import export as write
+
+    write(runs_dir, run, epoch, output, onnx, Output(json))
 
 
 @app.command()

@@ -22,4 +22,4 @@ DataDir = Annotated[Path, typer.Option(help="Folder of the datasets")]
 Experiment = Annotated[str, typer.Option(help="MLflow experiment")]
 Tag = Annotated[list[str] | None, typer.Option(help="key=value for MLflow; repeatable")]
 Upload = Annotated[bool, typer.Option("--upload", help="Store the final checkpoint in MLflow")]
-RUNS, DATA = Path("runs"), Path("data")
+RUNS, DATA, EXPORTS = Path("runs"), Path("data"), Path("exports")

@@ -37,6 +37,8 @@ SURFACE = {
         "--json",
         "--runs-dir",
     },
+    "import": {"--dataset", "--output", "--json"},
+    "export": {"--epoch", "--output", "--onnx", "--json", "--runs-dir"},
     "doctor": {"--json", "--runs-dir", "--data-dir"},
     "bench": {"--batch-size", "--backbone", "--repeats", "--json"},
     "spec check": {"-o", "--json"},
@@ -44,8 +46,8 @@ SURFACE = {
     "spec schema": set(),
     "spec diff": {"--runs-dir"},
     "data list": {"--data-dir", "--json"},
-    "data prepare": {"--data-dir"},
-    "data verify": {"--data-dir"},
+    "data prepare": {"--data-dir", "--imagenet"},
+    "data verify": {"--data-dir", "--path", "--quick"},
 }
 
 
