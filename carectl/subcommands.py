@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,17 +32,17 @@ def spec_check(spec: SpecArg, override: Override = None, json: Json = False) -> 
 
 @spec_app.command("show")
 def spec_show(spec: SpecArg, override: Override = None, json: Json = False) -> None:
-    """Print the resolved spec, every default spelled out.
+    """Print the resolved spec, every default spelled out, and what its preset chose.
 
-    Example: carectl spec show cifar10/care-simclr
+    Example: carectl spec show cifar10/care-simclr -o fidelity=official
     """
     from carectl import specs
     from carectl.console.output import Output
 
-    loaded = specs.load(specs.find(spec), override or [])
-    if not json:
-        typer.echo(specs.dump(loaded), nl=False)
-    Output(json).emit("spec show", spec=loaded.model_dump(mode="json"))
+    found = specs.resolve(specs.find(spec), override or [])
+    if not json:  # comments after the YAML: what is printed can be loaded
+        typer.echo(f"{specs.dump(found.spec)}\n{found.comments()}")
+    Output(json).emit("spec show", spec=found.spec.model_dump(mode="json"), **found.values)
 
 
 @spec_app.command("schema")
@@ -61,15 +62,18 @@ def spec_schema() -> None:
 def spec_diff(
     one: Annotated[str, typer.Argument(help="A spec or a run")],
     other: Annotated[str, typer.Argument(help="A spec or a run")],
+    override: Override = None,
+    json: Json = False,
     runs_dir: RunsDir = RUNS,
 ) -> None:
-    """Print the settings in which two specs or runs differ.
+    """Print the settings in which two specs or runs differ; -o goes over the second.
 
-    Example: carectl spec diff cifar10/simclr cifar10/care-simclr
+    Example: carectl spec diff stl10/simclr stl10/simclr -o fidelity=official
     """
     from carectl.console.diff import show
+    from carectl.console.output import Output
 
-    show(one, other, runs_dir)
+    show(one, other, override or [], runs_dir, Output(json))
 
 
 @data_app.command("list")
@@ -86,26 +90,33 @@ def data_list(data_dir: DataDir = DATA, json: Json = False) -> None:
 
 @data_app.command("prepare")
 def data_prepare(
-    name: Annotated[str, typer.Argument(help="cifar10, cifar100 or stl10")],
+    name: Annotated[str, typer.Argument(help="A dataset's name")],
     data_dir: DataDir = DATA,
+    imagenet: Annotated[
+        Path | None,
+        typer.Option(help="For imagenet100: a local ImageNet, train/ and val/ of class folders"),
+    ] = None,
 ) -> None:
-    """Download a dataset and verify its checksums.
+    """Download a dataset and verify it; build imagenet100 by links to a local ImageNet.
 
     Example: carectl data prepare cifar10
     """
     from carectl.console.datasets import prepare
 
-    prepare(name, data_dir)
+    prepare(name, data_dir, imagenet)
 
 
 @data_app.command("verify")
 def data_verify(
-    name: Annotated[str, typer.Argument(help="A dataset's name")], data_dir: DataDir = DATA
+    name: Annotated[str, typer.Argument(help="A dataset's name")],
+    data_dir: DataDir = DATA,
+    path: Annotated[Path | None, typer.Option(help="For folder: which one")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not decode image files")] = False,
 ) -> None:
-    """Check the files of a dataset against their checksums.
+    """Check a dataset's files: checksums, short or missing classes, images that do not decode.
 
     Example: carectl data verify cifar10
     """
     from carectl.console.datasets import verify
 
-    verify(name, data_dir)
+    verify(name, data_dir, path, quick=quick)
