@@ -1,24 +1,34 @@
-"""The datasets. Importing this is free; torch and torchvision are loaded to read images alone."""
+"""The datasets. Importing this is free; torch and torchvision are loaded to read images alone.
+
+digits, CIFAR and STL10 lie in memory (`base.ImageSet`); ImageNet100, Flowers-102 and a folder of
+one's own are image files (`files.FileSet`), decoded when they are needed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from care_core.data import embedded
-from care_core.data.layout import FILES
+from care_core.data import embedded, folders, imagenet100
+from care_core.data.layout import FILES, Split, missing, remedy
+from care_core.data.listing import Listing, signature
 from care_core.errors import DataError, StorageError
 from care_core.facts import DATASETS
 from care_core.files import read_json, write_json
+from care_core.sections import Data
 
 if TYPE_CHECKING:
     from care_core.data.base import ImageSet
+    from care_core.data.files import FileSet
 
-Split = Literal["pretrain", "train", "test"]
+    Images = ImageSet | FileSet
+
+#: Below the data folder: what was found out about it, such as files that cannot be decoded.
+MEMORY = ".care"
 
 
 class DataState(NamedTuple):
@@ -30,97 +40,202 @@ class DataState(NamedTuple):
     detail: str
 
 
-def load(name: str, split: Split, data_dir: Path, size: int) -> ImageSet:
-    """The images of one split, resized once to size × size pixels.
+class Verdict(NamedTuple):
+    """What is wrong with a dataset's files, and what is short but can be used."""
+
+    problems: list[str]
+    notes: list[str]
+
+
+def _quiet(text: str) -> None:
+    pass
+
+
+def load(
+    spec: Data, split: Split, data_dir: Path, size: int | None = None,
+    say: Callable[[str], None] = _quiet,
+) -> Images:  # fmt: skip
+    """The images of one split, as size × size pixels (of files: as they will be decoded).
 
     Args:
         split: `pretrain` is what self-supervision sees; `train` and `test` are the probe's.
+        size: pixels, where not those of the spec.
+        say: told of what takes long: with data.unreadable: skip, the first look at image files.
 
     Raises:
-        DataError: unknown, missing or damaged; names the place and the remedy.
+        DataError: unknown, missing or damaged; names the place and the remedy. An image file that
+            cannot be decoded is told when it is used, unless such files are skipped.
     """
-    if _known(name) == "digits":
+    size = size or spec.size
+    _require(spec, data_dir)
+    if spec.name == "digits":
         from care_core.data import digits
 
         return digits.load(split, size)
-    from care_core.data import vision
+    if not DATASETS[spec.name].files:
+        from care_core.data import vision
 
-    return vision.load(name, split, data_dir, size)
+        return vision.load(spec.name, split, data_dir, size)
+    from care_core.data import files
+
+    listing, skip = _listing(spec, split, data_dir), spec.unreadable == "skip"
+    return files.load(listing, size, skip=skip, memory=data_dir / MEMORY, say=say)
 
 
-def available(name: str, data_dir: Path) -> DataState:
+def available(spec_or_name: Data | str, data_dir: Path) -> DataState:
     """Whether the set's files are there (not whether they are whole: see `verify`)."""
-    if _known(name) == "digits":
+    spec = _spec(spec_or_name)
+    name = spec.name if spec else "folder"
+    if spec is None:
+        detail = "any folder with train/ and test/ (or val/) of class folders; data.path names it"
+        return DataState(name, True, None, detail)
+    if name == "digits":
         return DataState(name, True, None, "embedded (scikit-learn's)")
-    folder, names = FILES[name]
-    missing = [file for file in names if not (data_dir / folder / file).exists()]
-    where = data_dir / folder
-    if not missing:
-        return DataState(name, True, where, f"{len(names)} files")
-    detail = (
-        f"{where} is not there" if not where.exists() else f"{where} lacks {', '.join(missing)}"
-    )
-    return DataState(name, False, where, detail)
+    if name in FILES:
+        where, lacking = data_dir / FILES[name][0], missing(name, data_dir)
+        detail = f"{len(FILES[name][1])} files"
+    else:
+        where, lacking = folders.place(spec, data_dir), folders.missing(spec, data_dir)
+        detail = "class folders"
+    return DataState(name, not lacking, where, lacking or detail)
 
 
-def fingerprint(name: str, data_dir: Path, cache: Path | None = None) -> str:
-    """sha256 of the content that a run sees, so that other images are another run.
+def fingerprint(spec: Data, data_dir: Path, cache: Path | None = None) -> str:
+    """sha256 of the images that a run sees, so that other images are another run.
+
+    For digits, CIFAR and STL10 it is of the content. For image files it is of each file's place
+    below the dataset's folder (so of its class and split) and its size, which are read anew each
+    time; reading the content of 130,000 files would take minutes. An image in whose place another
+    one of the very same number of bytes is put goes unseen.
 
     Args:
-        cache: a JSON file that remembers digests by path, size and time of change.
+        cache: a JSON file that remembers digests of content by path, size and time of change.
 
     Raises:
-        DataError: a file is missing.
+        DataError: a file is missing, or the class folders do not make a dataset.
     """
-    if _known(name) == "digits":
+    _require(spec, data_dir)
+    if spec.name == "digits":
         return embedded.fingerprint()
-    state = available(name, data_dir)
-    if not state.present:
-        raise DataError(
-            f"{name}: {state.detail}; `carectl data prepare {name} --data-dir {data_dir}` gets it"
-        )
-    folder, names = FILES[name]
+    folder, names = FILES.get(spec.name, ("", ()))
+    marks: list[tuple[str, str]] = []
+    if DATASETS[spec.name].files:
+        names = tuple(name for name in names if name.endswith(".mat"))
+        for split in _there(spec, data_dir):
+            marks.append((split, signature(_listing(spec, split, data_dir))))
     known = read_json(cache) if cache else None
     known = known if isinstance(known, dict) else {}
-    digests = [_digest(data_dir / folder / file, known) for file in names]
-    if cache:
+    marks += [(file, _digest(data_dir / folder / file, known)) for file in names]
+    if cache and names:
         with contextlib.suppress(StorageError):  # without a cache it costs time, nothing else
             write_json(cache, known, durable=False)
-    return hashlib.sha256(json.dumps(list(zip(names, digests, strict=True))).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(marks).encode()).hexdigest()
 
 
-def prepare(name: str, data_dir: Path, progress: Callable[[str], None]) -> None:
-    """Get a dataset; raises DataError with the reason where that fails."""
-    if _known(name) == "digits":
+def prepare(
+    name: str, data_dir: Path, progress: Callable[[str], None], *, source: Path | None = None
+) -> None:
+    """Get a dataset; what is there already stays.
+
+    Args:
+        source: for imagenet100: a local ImageNet, with train/ and val/ of class folders.
+
+    Raises:
+        DataError: with the reason where that fails.
+    """
+    spec = _spec(name)
+    if source and name != "imagenet100":
+        raise DataError(f"{name}: is not built from a local ImageNet; only imagenet100 is")
+    if spec is None:
+        raise DataError(f"folder: it is yours; {remedy(name, data_dir)}")
+    if name == "digits":
         progress("digits: embedded, nothing to get")
-        return
-    from care_core.data import vision
+    elif name == "imagenet100":
+        imagenet100.prepare(source, data_dir, progress)
+    elif name == "flowers102":
+        from care_core.data import flowers
 
-    vision.prepare(name, data_dir, progress)
+        flowers.prepare(data_dir, progress)
+    else:
+        from care_core.data import vision
 
-
-def verify(name: str, data_dir: Path) -> list[str]:
-    """What is wrong with a dataset's files; an empty list if nothing is."""
-    if _known(name) == "digits":
-        return []
-    from care_core.data import vision
-
-    return vision.verify(name, data_dir)
+        vision.prepare(name, data_dir, progress)
 
 
-def _known(name: str) -> str:
-    if name not in DATASETS:
-        raise DataError(f"no dataset '{name}'; there are: {', '.join(DATASETS)}")
-    return name
+def verify(
+    spec_or_name: Data | str, data_dir: Path, progress: Callable[[str], None] = _quiet, *,
+    decode: bool = True,
+) -> Verdict:  # fmt: skip
+    """What is wrong with a dataset's files: missing, damaged, and with `decode` each undecodable.
+
+    Raises:
+        DataError: no such dataset; the folder dataset without a path.
+    """
+    spec = _spec(spec_or_name)
+    if spec is None:
+        raise DataError("folder: which one? --path names it")
+    if spec.name == "digits":
+        return Verdict([], [])
+    if not DATASETS[spec.name].files:
+        from care_core.data import vision
+
+        return Verdict(vision.verify(spec.name, data_dir), [])
+    problems: list[str] = []
+    notes: list[str] = []
+    if spec.name == "flowers102":
+        from care_core.data import flowers
+
+        problems = flowers.verify(data_dir)
+    elif spec.name == "imagenet100":
+        root = folders.place(spec, data_dir)
+        problems, notes = imagenet100.judge(root, imagenet100.counted(root))
+    if not problems:
+        try:
+            _require(spec, data_dir)
+            parts = [_listing(spec, split, data_dir) for split in _there(spec, data_dir)]
+            problems = _undecodable(parts, progress) if decode else []
+        except DataError as error:
+            problems = [str(error)]
+    return Verdict(problems, notes)
+
+
+def _undecodable(parts: Sequence[Listing], progress: Callable[[str], None]) -> list[str]:
+    from care_core.data import scan
+
+    return [why for part in parts for why in scan.undecodable(part, progress).values()]
+
+
+def _there(spec: Data, data_dir: Path) -> list[Split]:
+    return folders.splits(spec, data_dir) if spec.name == "folder" else ["pretrain", "test"]
+
+
+def _listing(spec: Data, split: Split, data_dir: Path) -> Listing:
+    if spec.name == "flowers102":
+        from care_core.data import flowers
+
+        return flowers.listing(split, data_dir)
+    return folders.listing(spec, split, data_dir)
+
+
+def _spec(spec_or_name: Data | str) -> Data | None:
+    """The dataset, or None for the folder dataset without its path."""
+    if isinstance(spec_or_name, Data):
+        return spec_or_name
+    if spec_or_name not in DATASETS:
+        raise DataError(f"no dataset '{spec_or_name}'; there are: {', '.join(DATASETS)}")
+    return None if spec_or_name == "folder" else Data.model_validate({"name": spec_or_name})
+
+
+def _require(spec: Data, data_dir: Path) -> None:
+    state = available(spec, data_dir)
+    if not state.present:
+        raise DataError(f"{spec.name}: {state.detail}; {remedy(spec.name, data_dir)}")
 
 
 def _digest(path: Path, known: dict[str, str]) -> str:
     facts = path.stat()
     key = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}"
     if key not in known:
-        digest = hashlib.sha256()
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        known[key] = digest.hexdigest()
+            known[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return known[key]

@@ -1,8 +1,9 @@
-"""What every dataset becomes: uint8 images in memory, with their labels."""
+"""Images in memory, with their labels."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ class ImageSet:
 
     images: Tensor
     labels: Tensor
+    classes: int
     hues: Tensor | None = None
 
     def __len__(self) -> int:
@@ -23,7 +25,15 @@ class ImageSet:
     def take(self, index: Tensor) -> ImageSet:
         """The images at some positions, in that order."""
         hues = None if self.hues is None else self.hues[index]
-        return ImageSet(self.images[index], self.labels[index], hues)
+        return ImageSet(self.images[index], self.labels[index], self.classes, hues)
+
+    def at(self, index: Tensor) -> Tensor:
+        """(b, 3, H, W) uint8 images at some positions."""
+        return self.images[index]
+
+    def batches(self, batch: int, workers: int | None = None) -> Iterator[Tensor]:
+        """Consecutive (b, 3, H, W) uint8 parts, b = `batch` but for the last; no workers needed."""
+        return iter(self.images.split(batch))
 
 
 def resized(images: Tensor, size: int, chunk: int = 4096) -> Tensor:

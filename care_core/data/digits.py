@@ -31,7 +31,7 @@ def load(split: str, size: int) -> ImageSet:
     chosen = torch.from_numpy(test if split == "test" else ~test).nonzero()[:, 0]
     bright = F.interpolate(strokes, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
     images = (_tint(bright, hues) * 255).round().to(torch.uint8)
-    return ImageSet(resized(images[chosen], size), labels[chosen], hues[chosen])
+    return ImageSet(resized(images[chosen], size), labels[chosen], 10, hues[chosen])
 
 
 def _tint(bright: Tensor, hues: Tensor) -> Tensor:

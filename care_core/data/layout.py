@@ -1,5 +1,13 @@
 """Where the files of each downloaded dataset lie below the data folder."""
 
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+Split = Literal["pretrain", "train", "test"]
+
 FILES = {
     "cifar10": (
         "cifar-10-batches-py",
@@ -10,4 +18,29 @@ FILES = {
         "stl10_binary",
         ("train_X.bin", "train_y.bin", "unlabeled_X.bin", "test_X.bin", "test_y.bin"),
     ),
+    "flowers102": ("flowers-102", ("jpg", "imagelabels.mat", "setid.mat")),
 }
+
+
+def missing(name: str, data_dir: Path) -> str:
+    """Which of a downloaded set's files are not there, in a few words; nothing, if all are."""
+    folder, names = FILES[name]
+    where = data_dir / folder
+    if not where.exists():
+        return f"{where} is not there"
+    lacking = [file for file in names if not (where / file).exists()]
+    return f"{where} lacks {', '.join(lacking)}" if lacking else ""
+
+
+def remedy(name: str, data_dir: Path) -> str:
+    """What gets a set that is missing."""
+    if name == "folder":
+        return "data.path names the folder, from the data folder on unless it is absolute"
+    source = " --imagenet DIR" if name == "imagenet100" else ""
+    return f"`carectl data prepare {name}{source} --data-dir {data_dir}` gets it"
+
+
+def md5(path: Path) -> str:
+    """What the publishers of these sets give as the mark of a whole file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -6,8 +6,6 @@ and so nothing else is ever unpickled.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,9 @@ import numpy as np
 import torch
 
 from care_core.data.base import ImageSet, resized
-from care_core.data.layout import FILES
+from care_core.data.layout import FILES, md5
 from care_core.errors import DataError
+from care_core.facts import DATASETS
 
 
 def files(name: str, data_dir: Path) -> list[Path]:
@@ -30,11 +29,8 @@ def load(name: str, split: str, data_dir: Path, size: int) -> ImageSet:
     """Read one split; STL10's `pretrain` is train + unlabeled, the latter with label -1.
 
     Raises:
-        DataError: a file is missing or damaged; names it and the remedy.
+        DataError: a file is damaged; names it and the remedy.
     """
-    missing = [path for path in files(name, data_dir) if not path.exists()]
-    if missing:
-        raise DataError(_missing(name, data_dir, missing))
     try:
         found = _reader(name)(data_dir, split, download=False)
     except Exception as error:  # the readers raise whatever a damaged file makes them raise
@@ -49,7 +45,9 @@ def load(name: str, split: str, data_dir: Path, size: int) -> ImageSet:
         problem = f"{name}: {len(pixels)} images but {len(labels)} labels"
         raise DataError(_damaged(name, data_dir, verify(name, data_dir) or [problem]))
     images = resized(torch.from_numpy(np.ascontiguousarray(pixels)), size)
-    return ImageSet(images, torch.from_numpy(labels.astype(np.int64)))
+    return ImageSet(
+        images, torch.from_numpy(labels.astype(np.int64)), int(DATASETS[name].classes or 0)
+    )
 
 
 def prepare(name: str, data_dir: Path, progress: Callable[[str], None]) -> None:
@@ -74,10 +72,10 @@ def prepare(name: str, data_dir: Path, progress: Callable[[str], None]) -> None:
 def verify(name: str, data_dir: Path) -> list[str]:
     """What is wrong with the set's files by torchvision's checksums; nothing, if all is well."""
     problems = []
-    for path, md5 in _checksums(name, data_dir):
+    for path, published in _checksums(name, data_dir):
         if not path.exists():
             problems.append(f"{path}: missing")
-        elif md5 and _md5(path) != md5:
+        elif published and md5(path) != published:
             problems.append(f"{path}: damaged or truncated (its md5 is not the published one)")
     return problems
 
@@ -102,20 +100,6 @@ def _checksums(name: str, data_dir: Path) -> list[tuple[Path, str | None]]:
     if name != "stl10":
         listed[reader[name].meta["filename"]] = reader[name].meta["md5"]
     return [(path, listed.get(path.name)) for path in files(name, data_dir)]
-
-
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        for block in iter(functools.partial(file.read, 1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _missing(name: str, data_dir: Path, missing: list[Path]) -> str:
-    folder = data_dir / FILES[name][0]
-    what = "is not there" if not folder.exists() else "lacks " + ", ".join(p.name for p in missing)
-    return f"{name}: {folder} {what}; `carectl data prepare {name} --data-dir {data_dir}` gets it"
 
 
 def _damaged(name: str, data_dir: Path, problems: list[str]) -> str:

@@ -1,30 +1,31 @@
-"""Datasets: the published formats pixel by pixel, damage told by name, and the embedded digits."""
+"""CIFAR and STL10: the published formats pixel by pixel, and damage told by name."""
 
 from __future__ import annotations
 
-import colorsys
 import hashlib
 import os
 import pickle
 import struct
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch.nn import functional as F
 from torchvision import datasets
 
 from care_core import data
 from care_core.data.layout import FILES
 from care_core.errors import DataError
-from care_core.facts import DATASETS
+from care_core.sections import Data
 
 NAMES = ("cifar10", "cifar100", "stl10")
 READERS = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "stl10": datasets.STL10}
+
+
+def of(name: str) -> Data:
+    return Data.model_validate({"name": name})
 
 
 class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined, misc]
@@ -115,14 +116,14 @@ def test_cifar10_is_read_pixel_by_pixel_in_the_order_of_its_files(
     write("cifar10", tmp_path, monkeypatch)
     expected = np.concatenate([noise(3, 32, n) for n in range(1, 6)])
     for split in ("pretrain", "train"):
-        found = data.load("cifar10", split, tmp_path, 32)
+        found = data.load(of("cifar10"), split, tmp_path, 32)
         assert found.images.dtype == torch.uint8
         assert found.images.is_contiguous()
         assert np.array_equal(found.images.numpy(), expected)
         assert found.labels.dtype == torch.int64
         assert found.labels.tolist() == [k for n in range(1, 6) for k in (n, 9, 0)]
         assert found.hues is None
-    test = data.load("cifar10", "test", tmp_path, 32)
+    test = data.load(of("cifar10"), "test", tmp_path, 32)
     assert np.array_equal(test.images.numpy(), noise(2, 32, 6))
     assert test.labels.tolist() == [7, 3]
 
@@ -132,10 +133,10 @@ def test_cifar100_is_read_with_its_fine_labels(
 ) -> None:
     write("cifar100", tmp_path, monkeypatch)
     for split in ("pretrain", "train"):
-        found = data.load("cifar100", split, tmp_path, 32)
+        found = data.load(of("cifar100"), split, tmp_path, 32)
         assert np.array_equal(found.images.numpy(), noise(4, 32, 4))
         assert found.labels.tolist() == [99, 0, 42, 7]
-    test = data.load("cifar100", "test", tmp_path, 32)
+    test = data.load(of("cifar100"), "test", tmp_path, 32)
     assert np.array_equal(test.images.numpy(), noise(2, 32, 2))
     assert test.labels.tolist() == [99, 0]
 
@@ -149,7 +150,7 @@ def test_a_cifar_row_is_the_red_then_the_green_then_the_blue_plane_row_by_row(
     content = {"data": row, "labels": [1], "batch_label": "testing batch 1 of 1"}
     write_pickle(folder / "test_batch", content)
     publish("cifar10", tmp_path, monkeypatch)
-    (image,) = data.load("cifar10", "test", tmp_path, 32).images
+    (image,) = data.load(of("cifar10"), "test", tmp_path, 32).images
     assert image.nonzero().tolist() == [[0, 5, 20], [2, 31, 1]]
     assert (image[0, 5, 20], image[2, 31, 1]) == (200, 100)
 
@@ -159,15 +160,27 @@ def test_stl10_is_read_pixel_by_pixel_and_pretrains_on_the_unlabelled_too(
 ) -> None:
     write("stl10", tmp_path, monkeypatch)
     labelled, unlabelled = noise(3, 96, 8), noise(2, 96, 11)
-    train = data.load("stl10", "train", tmp_path, 96)
+    train = data.load(of("stl10"), "train", tmp_path, 96)
     assert np.array_equal(train.images.numpy(), labelled)
     assert train.labels.tolist() == [0, 9, 3]
-    everything = data.load("stl10", "pretrain", tmp_path, 96)
+    everything = data.load(of("stl10"), "pretrain", tmp_path, 96)
     assert np.array_equal(everything.images.numpy(), np.concatenate([labelled, unlabelled]))
     assert everything.labels.tolist() == [0, 9, 3, -1, -1]
-    test = data.load("stl10", "test", tmp_path, 96)
+    test = data.load(of("stl10"), "test", tmp_path, 96)
     assert np.array_equal(test.images.numpy(), noise(2, 96, 6))
     assert test.labels.tolist() == [9, 1]
+
+
+def test_stl10_has_32_pixels_unless_the_spec_asks_for_its_own_96(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("stl10", tmp_path, monkeypatch)
+    whole = Data.model_validate({"name": "stl10", "image_size": 96})
+    large, small = (data.load(spec, "test", tmp_path) for spec in (whole, of("stl10")))
+    assert np.array_equal(large.images.numpy(), noise(2, 96, 6))
+    assert small.images.shape == (2, 3, 32, 32)
+    assert small.images.equal(data.load(whole, "test", tmp_path, 32).images)
+    assert large.classes == small.classes == 10
 
 
 def test_an_stl10_image_is_a_plane_a_channel_column_by_column(
@@ -178,7 +191,7 @@ def test_an_stl10_image_is_a_plane_a_channel_column_by_column(
     content[3 * 96 * 96 + 96 * 96 + 20 * 96 + 5] = 200  # second image, green, column 20, row 5
     (folder / "test_X.bin").write_bytes(content)
     publish("stl10", tmp_path, monkeypatch)
-    images = data.load("stl10", "test", tmp_path, 96).images
+    images = data.load(of("stl10"), "test", tmp_path, 96).images
     assert images.nonzero().tolist() == [[1, 1, 5, 20]]
 
 
@@ -186,8 +199,8 @@ def test_images_are_resized_once_with_antialiasing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write("stl10", tmp_path, monkeypatch)
-    full = data.load("stl10", "train", tmp_path, 96).images
-    small = data.load("stl10", "train", tmp_path, 32).images
+    full = data.load(of("stl10"), "train", tmp_path, 96).images
+    small = data.load(of("stl10"), "train", tmp_path, 32).images
     exact = F.interpolate(full.float(), (32, 32), mode="bilinear", antialias=True)
     assert small.dtype == torch.uint8
     assert (small.float() - exact).abs().max() <= 1
@@ -199,14 +212,14 @@ def test_a_set_that_is_not_there_is_told_with_its_place_and_the_remedy(
 ) -> None:
     folder = tmp_path / FILES[name][0]
     said = f"{folder} is not there.*`carectl data prepare {name} --data-dir {tmp_path}`"
-    for ask in (lambda: data.load(name, "test", tmp_path, 32),
-                lambda: data.fingerprint(name, tmp_path)):  # fmt: skip
+    for ask in (lambda: data.load(of(name), "test", tmp_path, 32),
+                lambda: data.fingerprint(of(name), tmp_path)):  # fmt: skip
         with pytest.raises(DataError, match=said):
             ask()
     state = data.available(name, tmp_path)
     assert not state.present
     assert state.detail == f"{folder} is not there"
-    assert len(data.verify(name, tmp_path)) == len(FILES[name][1])
+    assert len(data.verify(name, tmp_path).problems) == len(FILES[name][1])
 
 
 @pytest.mark.parametrize(
@@ -216,27 +229,27 @@ def test_each_file_that_is_missing_or_damaged_is_told_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str
 ) -> None:
     folder = write(name, tmp_path, monkeypatch)
-    assert data.verify(name, tmp_path) == []
+    assert data.verify(name, tmp_path) == ([], [])
     remedy = f"`carectl data prepare {name} --data-dir {tmp_path}`"
     path, content = folder / file, (folder / file).read_bytes()
 
     path.write_bytes(content[:-1])
     damage = f"{path}: damaged or truncated (its md5 is not the published one)"
     with pytest.raises(DataError) as caught:
-        data.load(name, "pretrain", tmp_path, 32)
+        data.load(of(name), "pretrain", tmp_path, 32)
     assert str(caught.value) == f"{damage}\ndelete them and run {remedy}"
-    assert data.verify(name, tmp_path) == [damage]
+    assert data.verify(name, tmp_path).problems == [damage]
     assert data.available(name, tmp_path).present
 
     path.unlink()
     with pytest.raises(DataError) as caught:
-        data.load(name, "pretrain", tmp_path, 32)
+        data.load(of(name), "pretrain", tmp_path, 32)
     assert str(caught.value) == f"{name}: {folder} lacks {file}; {remedy} gets it"
-    assert data.verify(name, tmp_path) == [f"{path}: missing"]
+    assert data.verify(name, tmp_path).problems == [f"{path}: missing"]
     assert data.available(name, tmp_path).detail == f"{folder} lacks {file}"
 
     path.write_bytes(content)
-    assert len(data.load(name, "pretrain", tmp_path, 32)) > 2
+    assert len(data.load(of(name), "pretrain", tmp_path, 32)) > 2
 
 
 @pytest.mark.parametrize("file", ["data_batch_3", "test_batch", "batches.meta"])
@@ -253,7 +266,7 @@ def test_a_cifar_file_that_is_not_the_published_one_is_never_unpickled(
     (folder / file).write_bytes(pickle.dumps(Hostile()))
     for split in ("train", "test"):
         with pytest.raises(DataError, match=file):
-            data.load("cifar10", split, tmp_path, 32)
+            data.load(of("cifar10"), split, tmp_path, 32)
     assert not mark.exists()
     pickle.loads((folder / file).read_bytes())
     assert mark.exists()  # so the file was a hostile one
@@ -266,12 +279,13 @@ def test_images_without_a_label_each_are_refused(
     (folder / "train_y.bin").write_bytes(bytes([1, 2]))
     publish("stl10", tmp_path, monkeypatch)
     with pytest.raises(DataError, match=r"stl10: 3 images but 2 labels(.|\n)*carectl data prep"):
-        data.load("stl10", "train", tmp_path, 32)
+        data.load(of("stl10"), "train", tmp_path, 32)
 
 
 def test_an_unknown_set_is_told_with_those_that_there_are(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no dataset 'mnist'; there are: digits, cifar10"):
-        data.load("mnist", "train", tmp_path, 32)
+    for ask in (data.available, data.verify):
+        with pytest.raises(DataError, match="no dataset 'mnist'; there are: digits, cifar10"):
+            ask("mnist", tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -280,46 +294,46 @@ def test_the_fingerprint_changes_with_the_content_of_each_file_and_not_with_its_
 ) -> None:
     folder = write(name, tmp_path / "a", monkeypatch)
     write(name, tmp_path / "b", monkeypatch)
-    first = data.fingerprint(name, tmp_path / "a")
-    assert data.fingerprint(name, tmp_path / "b") == first
+    first = data.fingerprint(of(name), tmp_path / "a")
+    assert data.fingerprint(of(name), tmp_path / "b") == first
     found = {first}
     for file in FILES[name][1]:
         content = (folder / file).read_bytes()
         (folder / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        found.add(data.fingerprint(name, tmp_path / "a"))
+        found.add(data.fingerprint(of(name), tmp_path / "a"))
         (folder / file).write_bytes(content)
     assert len(found) == len(FILES[name][1]) + 1
-    assert data.fingerprint(name, tmp_path / "a") == first
+    assert data.fingerprint(of(name), tmp_path / "a") == first
 
 
 def test_digests_are_remembered_by_size_and_time_of_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, cache = write("cifar100", tmp_path, monkeypatch) / "train", tmp_path / "cache.json"
-    first = data.fingerprint("cifar100", tmp_path, cache)
-    assert first == data.fingerprint("cifar100", tmp_path)
+    first = data.fingerprint(of("cifar100"), tmp_path, cache)
+    assert first == data.fingerprint(of("cifar100"), tmp_path)
     facts, content = path.stat(), path.read_bytes()
     path.write_bytes(content[:-1] + b"x")
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-    assert data.fingerprint("cifar100", tmp_path, cache) == first  # it was not read again
-    other = data.fingerprint("cifar100", tmp_path)
+    assert data.fingerprint(of("cifar100"), tmp_path, cache) == first  # it was not read again
+    other = data.fingerprint(of("cifar100"), tmp_path)
     assert other != first
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
-    assert data.fingerprint("cifar100", tmp_path, cache) == other
+    assert data.fingerprint(of("cifar100"), tmp_path, cache) == other
     path.write_bytes(content + b"x")
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-    assert data.fingerprint("cifar100", tmp_path, cache) not in (first, other)
+    assert data.fingerprint(of("cifar100"), tmp_path, cache) not in (first, other)
 
 
 def test_the_fingerprint_does_without_a_cache_that_is_damaged_or_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write("cifar100", tmp_path, monkeypatch)
-    first, cache = data.fingerprint("cifar100", tmp_path), tmp_path / "cache.json"
+    first, cache = data.fingerprint(of("cifar100"), tmp_path), tmp_path / "cache.json"
     for content in ("{", "[1]", ""):
         cache.write_text(content)
-        assert data.fingerprint("cifar100", tmp_path, cache) == first
-    assert data.fingerprint("cifar100", tmp_path, cache / "below" / "cache.json") == first
+        assert data.fingerprint(of("cifar100"), tmp_path, cache) == first
+    assert data.fingerprint(of("cifar100"), tmp_path, cache / "below" / "cache.json") == first
 
 
 def test_preparing_a_set_that_is_there_and_whole_gets_nothing(
@@ -343,66 +357,3 @@ def test_a_download_that_fails_is_told_with_where_to_put_the_files_by_hand(
     said = rf"download failed \(no route to host\).*into {place} by hand.*data verify cifar10"
     with pytest.raises(DataError, match=said):
         data.prepare("cifar10", tmp_path, lambda _: None)
-
-
-def brightness(images: torch.Tensor) -> list[bytes]:
-    """The largest channel of each pixel, an image an entry: the tint has no part in it."""
-    return [image.amax(dim=0).numpy().tobytes() for image in images]
-
-
-def test_the_digits_are_all_1797_of_scikit_learn_each_in_one_part() -> None:
-    parts = [data.load("digits", split, Path(), 16) for split in ("train", "test")]
-    assert [len(part) for part in parts] == [1437, 360]
-    raw = load_digits()
-    strokes = torch.from_numpy(raw.images / 16).float()[:, None]
-    large = F.interpolate(strokes, (16, 16), mode="bilinear").mul(255).round().to(torch.uint8)
-    expected = Counter(zip(brightness(large), raw.target.tolist(), strict=True))
-    found = Counter(
-        pair
-        for part in parts
-        for pair in zip(brightness(part.images), part.labels.tolist(), strict=True)
-    )
-    assert found == expected
-    assert found.total() == 1797
-
-
-def test_the_digits_are_split_by_the_share_of_each_digit() -> None:
-    train, test = (data.load("digits", split, Path(), 16).labels for split in ("train", "test"))
-    held, everything = test.bincount(), train.bincount() + test.bincount()
-    assert (held - everything * 360 / 1797).abs().max() < 1
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_the_hue_of_a_digit_is_the_colour_of_its_pixels(split: str) -> None:
-    digits = data.load("digits", split, Path(), 16)
-    assert digits.hues is not None
-    for image, hue in zip(digits.images, digits.hues.tolist(), strict=True):
-        pixel = image.flatten(1)[:, image.amax(dim=0).flatten().argmax()]
-        found, saturation, value = colorsys.rgb_to_hsv(*(pixel / 255).tolist())
-        assert abs((found - hue + 0.5) % 1 - 0.5) < 0.002
-        assert saturation == 1
-        assert value > 0.7
-    assert digits.hues.histc(10, 0, 1).min() > 0.06 * len(digits)
-
-
-def test_the_digits_are_the_same_on_every_load_and_pretraining_sees_the_training_part() -> None:
-    torch.manual_seed(1)
-    np.random.seed(1)
-    first = data.load("digits", "train", Path(), 16)
-    torch.manual_seed(2)
-    np.random.seed(2)
-    for split in ("train", "pretrain"):
-        again = data.load("digits", split, Path(), 16)
-        assert torch.equal(first.images, again.images)
-        assert torch.equal(first.labels, again.labels)
-        assert torch.equal(first.hues, again.hues)
-    assert data.load("digits", "test", Path(), 8).images.shape == (360, 3, 8, 8)
-    assert data.fingerprint("digits", Path()) == data.fingerprint("digits", Path())
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_what_is_known_of_the_digits_beforehand_is_true(split: str) -> None:
-    facts, found = DATASETS["digits"], data.load("digits", split, Path(), 16)
-    assert len(found) == (facts.test_images if split == "test" else facts.probe_images)
-    assert found.images.shape[2:] == (facts.image_size, facts.image_size)
-    assert sorted(found.labels.unique().tolist()) == list(range(facts.classes))
