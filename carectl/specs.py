@@ -52,7 +52,6 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "model.width": ("model.backbone",),
     "model.stem": ("model.backbone",),
     "data.path": ("data.name",),
-    "augment.blur_kernel": ("data.name", "data.image_size"),
     # leaks: what they are measured against is the preset's
     **{choice.key: ("fidelity",) for choice in fidelity.CHOICES if choice.leak},
 }  # fmt: skip

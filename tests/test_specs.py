@@ -16,6 +16,8 @@ from carectl.specs import SpecFileError
 from carectl.yamlpos import MAX_BYTES
 
 GOOD = "name: a\ndata: {name: digits}\n"
+DATASETS = "digits, cifar10, cifar100, stl10, imagenet100, flowers102, folder"
+METHODS = "simclr, moco, barlow, byol, equimod"
 Write = Callable[[str | bytes], Path]
 
 
@@ -54,10 +56,9 @@ def test_all_mistakes_are_told_at_once_each_at_its_place(write: Write) -> None:
         "  batchsize: 64\n"
         "  batch_size: 64\n"
     )
-    options = "digits, cifar10, cifar100, stl10"
     assert mistakes(path) == [
         (2, 14, "data.name",
-         f"must be one of {options}, not 'cifra10', did you mean 'cifar10' or 'cifar100'?"),
+         f"must be one of {DATASETS}, not 'cifra10', did you mean 'cifar10' or 'cifar100'?"),
         (3, 7, "seed", "must be ≥ 0, not -1"),
         (5, 15, "augment.crop_scale", "the lower end 0.5 is above the upper end 0.1"),
         (6, 16, "augment.blur_kernel", "must be odd, not 4"),
@@ -102,7 +103,13 @@ def test_a_problem_is_shown_with_its_source_line_and_a_caret(write: Write) -> No
         ("lr: 1", "lr", "unknown key, did you mean 'optimizer.lr' or 'probe.linear.optimizer.lr'?"),
         ("method: {temprature: 1}", "method.temprature",
          "unknown key, did you mean 'temperature'?"),
-        ("data: {x: 1, name: digits}", "data.x", "unknown key; there is: name, image_size"),
+        ("data: {x: 1, name: digits}", "data.x",
+         "unknown key; there is: name, image_size, path, mean, std, unreadable"),
+        ("probe: {data: {name: stl10, pth: a}}", "probe.data.pth",
+         "unknown key, did you mean 'path'?"),
+        ("queue: 1", "queue", "unknown key, did you mean 'method.queue'?"),
+        ("equivariance: {shared_by: stp}", "equivariance.shared_by",
+         "must be one of split, step or a whole number, not 'stp', did you mean 'step'?"),
         ("checkpoint: {keep: lst}", "checkpoint.keep",
          "must be one of last, all or a whole number, not 'lst', did you mean 'last'?"),
         ("checkpoint: {keep: 0}", "checkpoint.keep", "must be one of last, all or ≥ 1, not 0"),
@@ -154,10 +161,156 @@ def test_a_time_limit_is_minutes_or_slurms_clock(write: Write, time: str, minute
     assert specs.load(write(GOOD + f"launch: {{time: {time}}}\n")).launch.minutes == minutes
 
 
+@pytest.mark.parametrize(
+    ("text", "place", "key", "message"),
+    [
+        ("method: {name: mocoo}", (3, 16), "method.name",
+         f"must be one of {METHODS}, not 'mocoo', did you mean 'moco'?"),
+        ("method: {name: 3}", (3, 16), "method.name", f"must be one of {METHODS}, not 3"),
+        ("method: moco", (3, 9), "method",
+         "must be a section of key: value lines, not 'moco', did you mean {name: moco}?"),
+        ("method:", (3, 8), "method", "must be a section of key: value lines, not empty"),
+        ("method: {name: moco, queu: 3}", (3, 22), "method.queu",
+         "unknown key, did you mean 'queue'?"),
+        ("method: {name: moco, temperature: -1}", (3, 35), "method.temperature",
+         "must be > 0, not -1"),
+        ("method: {name: barlow, temperature: 1}", (3, 24), "method.temperature",
+         "unknown key of this method; simclr, moco and equimod have it"),
+        ("method: {name: byol, queue: 512}", (3, 22), "method.queue",
+         "unknown key of this method; moco has it"),
+        ("method: {name: equimod, base: {name: moco}}", (3, 38), "method.base.name",
+         "must be one of simclr, byol, not 'moco'"),
+        ("method: {name: equimod, base: {name: byol, momentum: 2}}", (3, 54),
+         "method.base.momentum", "must be ≤ 1, not 2"),
+        ("method: {name: equimod, base: {name: byol, temperature: 1}}", (3, 44),
+         "method.base.temperature", "unknown key of this base; simclr has it"),
+        ("method: {name: moco, queue: 1000}", (3, 29), "method.queue",
+         "1000 keys are not a multiple of the batch of 256, which is put in at each step; "
+         "take 1024"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_method_is_told_in_the_methods_own_words(
+    write: Write, text: str, place: tuple[int, int], key: str, message: str
+) -> None:
+    assert mistakes(write(f"{GOOD}{text}\n")) == [(*place, key, message)]
+
+
+@pytest.mark.parametrize("wrong", ["method: {name: mo, queue: 1000}", "training: {batch_size: x}"])
+def test_a_queue_is_not_judged_by_a_method_or_batch_that_is_itself_wrong(
+    write: Write, wrong: str
+) -> None:
+    rest = "" if wrong.startswith("method") else "method: {name: moco, queue: 1000}\n"
+    assert len(mistakes(write(f"{GOOD}{wrong}\n{rest}"))) == 1
+
+
+def test_another_method_keeps_the_keys_that_it_has_too(write: Write) -> None:
+    path = write(GOOD + "method: {name: simclr, temperature: 0.3}\n")
+    assert specs.load(path, ["method.name=moco"]).method.model_dump() == {
+        "name": "moco", "temperature": 0.3, "queue": 65536, "momentum": 0.999, "shuffle_bn": True,
+    }  # fmt: skip
+    assert specs.load(path, ["method.name=barlow"]).method.name == "barlow"
+    based = specs.load(path, ["method={name: equimod}", "method.base.name=byol"]).method
+    assert based.model_dump()["base"]["name"] == "byol"
+
+
+def test_another_method_drops_nothing_that_was_asked_for_or_is_misspelt(write: Write) -> None:
+    path = write(GOOD + "method: {name: simclr, temprature: 0.3}\n")
+    asked = ["method.temperature=0.2", "method.name=barlow"]
+    told = [key for _, _, key, _ in mistakes(path, *asked)]
+    assert told == ["method.temprature", "method.temperature"]
+
+
+OFFICIAL = """name: a
+data: {name: cifar10}
+equivariance: {weight: 0.01, splits: 16}
+official:
+  equivariance:
+    weight: 0.03
+  schedule: {milestones: [3, 5]}
+"""
+
+
+def test_the_official_section_lies_over_the_rest_under_its_preset_alone(write: Write) -> None:
+    path = write(OFFICIAL)
+    assert specs.load(path).equivariance.weight == 0.01
+    found = specs.resolve(path, ["fidelity=official"])
+    assert (found.spec.equivariance.weight, found.spec.equivariance.splits) == (0.03, 16)
+    assert found.official == {"equivariance.weight": 0.03, "schedule.milestones": [3, 5]}
+    assert specs.load(write(OFFICIAL + "fidelity: official\n")).equivariance.weight == 0.03
+    assert specs.load(path, ["fidelity=official", "fidelity=paper"]).equivariance.weight == 0.01
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["fidelity=official", "equivariance.weight=0.5"],
+        ["equivariance.weight=0.5", "fidelity=official"],
+    ],
+)
+def test_overrides_go_over_the_official_section(write: Write, overrides: list[str]) -> None:
+    assert specs.load(write(OFFICIAL), overrides).equivariance.weight == 0.5
+
+
+def test_a_mistake_in_the_official_section_is_told_where_it_stands(write: Write) -> None:
+    wrong = write(OFFICIAL.replace("0.03", "-3"))
+    assert mistakes(wrong, "fidelity=official") == [
+        (6, 13, "equivariance.weight", "must be ≥ 0, not -3")
+    ]
+    uneven = write(OFFICIAL.replace("weight: 0.03", "splits: 7"))
+    assert mistakes(uneven, "fidelity=official")[0][:3] == (6, 13, "equivariance.splits")
+
+
+@pytest.mark.parametrize("preset", ["paper", "official"])
+@pytest.mark.parametrize(
+    ("text", "place", "key", "message"),
+    [
+        ("official: {equivariance: {wieght: 1}}", (3, 27), "official.equivariance.wieght",
+         "unknown key, did you mean 'weight'?"),
+        ("official: {fidelity: paper}", (3, 12), "official.fidelity",
+         "is official here by itself; leave it out"),
+        ("official: 3", (3, 11), "official", "must be a section of key: value lines"),
+    ],
+)  # fmt: skip
+def test_an_official_section_that_makes_no_sense_is_told_under_both_presets(
+    write: Write, preset: str, text: str, place: tuple[int, int], key: str, message: str
+) -> None:
+    told = mistakes(write(f"{GOOD}{text}\n"), f"fidelity={preset}")
+    assert told == [(*place, key, message)]
+
+
+def test_an_official_section_cannot_be_written_on_the_command_line(write: Write) -> None:
+    (told,) = mistakes(write(OFFICIAL), "official.seed=3")
+    assert told[2:] == (
+        "official.seed",
+        "is a section of a recipe's file; give the setting itself, without it",
+    )
+
+
+@pytest.mark.parametrize("preset", ["paper", "official"])
+def test_a_shown_spec_says_what_the_preset_chose_and_can_be_loaded(
+    write: Write, preset: str
+) -> None:
+    found = specs.resolve(write(OFFICIAL), [f"fidelity={preset}"])
+    shown = write(f"{specs.dump(found.spec)}\n{found.comments()}\n")
+    assert specs.load(shown) == found.spec
+    lines = found.comments().splitlines()
+    assert all(line.startswith("#") for line in lines)
+    chosen = [line for line in lines if "equivariance.shared_by" in line]
+    expected = {
+        "paper": "#   1 equivariance.shared_by: split (each split has its own pair",
+        "official": "#   1 equivariance.shared_by: step (one pair for all splits of a step",
+    }
+    assert len(chosen) == 1 and chosen[0].startswith(expected[preset])
+    assert any("equivariance.weight: 0.03" in line for line in lines) == (preset == "official")
+    assert {one["key"] for one in found.values["preset"]} >= {"bn.sync", "checkpoint.select"}
+    again = specs.resolve(shown)
+    assert again.chosen == [] and "Nothing is from the preset" in again.comments()
+
+
 def test_required_keys_that_are_missing_are_all_told(write: Write) -> None:
     assert [m[2:] for m in mistakes(write("data: {}\n"))] == [
         ("name", "is required"),
-        ("data.name", "is required; one of digits, cifar10, cifar100, stl10"),
+        ("data.name", f"is required; one of {DATASETS}"),
     ]
 
 
@@ -271,7 +424,7 @@ def test_find_takes_a_path_and_a_shipped_name(write: Write) -> None:
     ("text", "said"),
     [
         ("digits/care-simcrl", "did you mean 'digits/care-simclr'"),
-        ("", "one of: cifar10/care-simclr"),
+        ("", r"one of: .*digits/\{barlow, .*care-simclr"),
         ("../experiments/digits/simclr", "no spec"),
     ],
 )
@@ -316,7 +469,8 @@ def test_a_grids_datasets_must_be_columns(write: Write) -> None:
 
 def test_the_schema_describes_every_section() -> None:
     described = specs.schema()["properties"]
-    assert set(described) == set(PretrainSpec.model_fields)
+    assert set(described) == {*PretrainSpec.model_fields, "official"}
+    assert len(described["method"]["oneOf"]) == 5
 
 
 def test_reading_a_spec_needs_no_torch() -> None:
