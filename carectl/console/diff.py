@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from care_core.files import read_json
 from carectl import runs, specs
+from carectl.console.output import Output
 from carectl.errors import CommandError
 from carectl.tracking import flatten
 
 
-def show(one: str, other: str, runs_dir: Path) -> None:
-    """Print `key: left → right` for each difference."""
-    left, right = flatten(_fields(one, runs_dir)), flatten(_fields(other, runs_dir))
-    lines = [
-        f"{key}: {left.get(key, '-')} → {right.get(key, '-')}"
-        for key in sorted(left.keys() | right.keys())
-        if left.get(key) != right.get(key)
-    ]
-    print("\n".join(lines) if lines else "the same")
+def show(one: str, other: str, overrides: Sequence[str], runs_dir: Path, output: Output) -> None:
+    """Print `key: left → right` for each difference; a dash where a side has no such setting.
+
+    Args:
+        overrides: put over the second, which must be a spec then.
+    """
+    left = flatten(_fields(one, (), runs_dir))
+    right = flatten(_fields(other, overrides, runs_dir))
+    keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+    lines = [f"{key}: {left.get(key, '-')} → {right.get(key, '-')}" for key in keys]
+    output.result(Text("\n".join(lines) or "the same"))  # values may have brackets
+    found = {key: [left.get(key), right.get(key)] for key in keys}
+    output.emit("spec diff", one=one, other=other, differences=found)
 
 
-def _fields(text: str, runs_dir: Path) -> dict[str, Any]:
+def _fields(text: str, overrides: Sequence[str], runs_dir: Path) -> dict[str, Any]:
     try:
         run = runs.find(runs_dir, text)
     except CommandError:
-        return dict(specs.load(specs.find(text)).model_dump(mode="json"))
+        return dict(specs.load(specs.find(text), overrides).model_dump(mode="json"))
+    if overrides:
+        raise CommandError(f"-o goes over a spec; {run.id} is a run, which was asked as it is")
     identity, code = run.record["identity"], read_json(run.path / "code.json") or {}
     return {
         **run.record["spec"],
