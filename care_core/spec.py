@@ -219,9 +219,7 @@ class PretrainSpec(Section):
             or self.bn.replicas > 1
             or (self.loss.negatives == "local" and self.compares)
             or self.augment.ranks == "alike"
-            # which images feed the term, and which share a pair
             or (term.weight > 0 and isinstance(term.shared_by, int))
-            or (term.weight > 0 and self.training.batch_size % term.splits > 0)
         )
 
     def determining(self) -> dict[str, Any]:
@@ -256,7 +254,8 @@ class PretrainSpec(Section):
 
     def _idle(self) -> Iterator[str]:
         """The settings that have no effect beside the others."""
-        alone, ablated = self.launch.ranks == 1, self.loss.alignment + self.loss.uniformity > 0
+        alone = not self.world_matters  # ranks that do as one rank would
+        ablated = self.loss.alignment + self.loss.uniformity > 0
         if alone:
             yield from ("bn.sync", "augment.ranks")
         if alone or not self.compares:
