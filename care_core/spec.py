@@ -188,9 +188,10 @@ class PretrainSpec(Section):
         if self.fidelity == "official":
             return []
         values, word = self.model_dump(mode="json"), fidelity.word
+        setting = fidelity.setting_of(values)
         return [
-            f"{choice.key}: {word(fidelity.value_of(values, choice.key))} is a leak of the official "
-            f"code ({choice.instead}); take {word(choice.paper(fidelity.setting_of(values)))}, or "
+            f"{choice.key}: {word(fidelity.value_of(values, choice.key))} is a leak of the "
+            f"official code ({choice.instead}); take {word(choice.paper(setting))}, or "
             "fidelity: official, which marks every table made with it"
             for choice in fidelity.leaks(values)
         ]

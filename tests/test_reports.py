@@ -14,11 +14,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from conftest import tiny
 from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from carectl.reports import curves, table1
+from carectl.reports import curves, marks, table1
 from carectl.reports.table1 import Entry, Line, Table, summarise
 from carectl.runs import Run
 
@@ -43,13 +44,13 @@ def result(backbone: list[float], **other: Any) -> dict[str, Any]:
 def entry(tmp_path: Path) -> Callable[..., Entry]:
     def make(
         row: str, seed: int, found: dict[str, Any] | None = None, dataset: str = "digits",
-        error: str = "",
+        error: str = "", specs: tuple[dict[str, Any], dict[str, Any]] = ({}, {}), **asked: Any,
     ) -> Entry:  # fmt: skip
         folders = []
         for number, kind in enumerate(("pretrain", "probe")):
             path = tmp_path / f"{kind}-{len(list(tmp_path.iterdir())):011x}{number}"
             path.mkdir()
-            (path / "spec.json").write_text(json.dumps({"kind": kind}))
+            (path / "spec.json").write_text(json.dumps({"kind": kind, "spec": specs[number]}))
             folders.append(Run(path))
         pretrain, probe = folders
         if error:
@@ -58,7 +59,7 @@ def entry(tmp_path: Path) -> Callable[..., Entry]:
             (pretrain.path / "attempts/1/error.json").write_text(note)
         if found is not None:
             (probe.path / "result.json").write_text(json.dumps(found))
-        return Entry(row, dataset, seed, pretrain, probe)
+        return Entry(row, dataset, seed, pretrain, probe, **asked)
 
     return make
 
@@ -258,6 +259,92 @@ def test_hostile_names_break_neither_markdown_nor_the_terminal(entry, tmp_path) 
         assert "<b>" not in row.replace("\\<b\\>", "")
     assert next(csv.DictReader(io.StringIO(paths["csv"].read_bytes().decode())))["row"] == name
     assert paths["png"].stat().st_size > 5000
+
+
+def ran(preset: str, **probe: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a pretraining under a preset and its probe record as their specs."""
+    linear = {"linear": probe} if probe else {}
+    trained = tiny(fidelity=preset, probe=linear).model_dump(mode="json")
+    return trained, {"probe": trained["probe"]}
+
+
+LEAKY = (
+    "official preset: test images in the kNN check (4), probed in train mode (5), "
+    "selected on the test set (11): not comparable"
+)
+
+
+def test_a_table_made_with_leaks_is_marked_in_every_form(entry, tmp_path) -> None:
+    paper = summarise([entry("SimCLR", 0, result([90.0]), specs=ran("paper"))], nothing)
+    assert (paper.fidelity, paper.warning) == ("paper", "")
+    assert "§" not in printed(paper)
+    table = summarise([entry("SimCLR", 0, result([90.0]), specs=ran("official"))], nothing)
+    assert (table.fidelity, table.warning) == ("official", LEAKY)
+    paths = table1.write(table, tmp_path / "out")
+    top = paths["md"].read_text().splitlines()[2]
+    assert top.replace("\\", "") == f"> **§ {LEAKY}**"
+    terminal = " ".join(printed(table).split())
+    assert terminal.startswith(f"§ {LEAKY}") and "]§" in terminal
+    assert "]§" in paths["md"].read_text().replace("\\", "")
+    first = next(csv.DictReader(paths["csv"].read_text().splitlines()))
+    assert first["fidelity"] == "official"
+    assert first["marks"].split("; ")[-1] == "selected on the test set (11)"
+    saved = json.loads(paths["json"].read_text())
+    assert saved["warning"] == LEAKY and len(saved["lines"][0]["marks"]) == 3
+    drawn = "".join(ElementTree.parse(paths["svg"]).getroot().itertext())
+    assert LEAKY in " ".join(drawn.split()).replace("\n", " ")
+    for text in (terminal, paths["md"].read_text(), drawn):
+        assert "Fidelity preset: official" in text
+
+
+def test_marks_come_from_what_was_run_and_not_from_what_was_asked(entry) -> None:
+    probed = ran("official", backbone="eval", augmentation="none", report="last")[1]
+    trained = ran("official")[0] | {"checkpoint": {"select": "last"}}
+    kept = entry("SimCLR", 0, result([90.0]), specs=(trained, probed), fidelity="paper")
+    assert summarise([kept], nothing).marks == ("test images in the kNN check (4)",)
+    best = entry("SimCLR", 0, result([90.0], linear_report="best"), specs=ran("paper"))
+    assert summarise([best], nothing).marks == ("selected on the test set (11)",)
+
+
+def test_a_table_of_both_presets_marks_the_leaky_rows_alone(entry) -> None:
+    entries = [entry("A", 0, result([90.0]), specs=ran("paper"))]
+    entries += [entry("B", 0, result([91.0]), specs=ran("official"))]
+    table = summarise(entries, nothing)
+    assert table.fidelity == "paper and official"
+    assert line(table, "A").marks == () and len(line(table, "B").marks) == 3
+    rows = [row for row in printed(table).splitlines() if row.startswith(("A  ", "B  "))]
+    assert ["§" in row for row in rows[:2]] == [False, True]
+
+
+def test_what_was_not_run_is_of_the_preset_asked_for_and_has_no_marks(entry) -> None:
+    table = summarise([entry("A", 0, fidelity="official")], nothing)
+    assert (table.fidelity, table.marks) == ("official", ())
+
+
+def test_settings_that_are_not_the_recipes_are_told(entry, tmp_path) -> None:
+    asked = marks.changes(
+        tiny(training={"epochs": 9, "batch_size": 128}, log={"every_steps": 7}), tiny()
+    )
+    assert asked == ("training.epochs 9 (recipe 2)",)
+    probed = marks.changes(tiny(probe={"folds": 5}), tiny(probe={}))
+    assert probed == ("probe.folds 5 (recipe 0)",)
+    table = summarise([entry("A", 0, result([90.0]), changes=asked)], nothing)
+    told = "Not the recipes' settings: training.epochs 9 (recipe 2)."
+    assert told in " ".join(printed(table).split())
+    assert told in table1.write(table, tmp_path / "out")["md"].read_text()
+    many = tuple(f"k{n} 1 (recipe 2)" for n in range(8))
+    assert marks.changed(many).endswith("k5 1 (recipe 2) and 2 more.")
+
+
+def test_a_terminal_row_with_a_mark_and_the_papers_number_fits_80_columns(entry) -> None:
+    found = result(
+        [90.12, 91.0], linear={"backbone": [90.1], "projection": [80.1]}, knn={"backbone": 88.0},
+        hue_r2={"backbone": 0.9, "projection": 0.5}, geometry={"gamma": 1.25},
+    )  # fmt: skip
+    entries = [entry("EquiMod-SimCLR", s, found, specs=ran("official")) for s in (0, 1)]
+    text = printed(summarise(entries, lambda row, dataset: Published(90.98, 0.1, True, True)))
+    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+    assert "90.10 ± 0.00§" in text
 
 
 def metrics_file(folder: Path, rows: list[tuple[str, float, int]]) -> None:
