@@ -49,6 +49,13 @@ def tiny(**changes: object) -> PretrainSpec:
     return PretrainSpec.model_validate({**fields, **changes})
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """As in the ranks and jobs of the tests; where torch is imported at all."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
 #: For `tiny`: 3 epochs of 5 steps, with a checkpoint after steps 5, 10 and 15.
 FAST: dict[str, Any] = {
     "data": {"name": "digits", "image_size": 8},

@@ -161,7 +161,7 @@ def test_ranks_are_one_process_with_all_their_images(found: Found, name: str, vi
             for part in ("first", "last"):
                 errors = off(rank[case][part], wanted[part])
                 worst = max(errors, key=errors.__getitem__)
-                assert errors[worst] <= 1e-5, f"{part} {worst}: {errors[worst]:.1e}"
+                assert errors[worst] <= 1e-8, f"{part} {worst}: {errors[worst]:.1e}"
 
 
 @pytest.mark.parametrize("name", CASES)
