@@ -24,7 +24,7 @@ SURFACE = {
     "pretrain": SUBMITTING | {"-o", "--upload"},
     "eval": SUBMITTING | {"-o", "--epoch", "--probe", "--plots"},
     "reproduce": SUBMITTING | GRID | {"-o"},
-    "report": GRID | {"--json", "--runs-dir", "--data-dir"},
+    "report": GRID | {"-o", "--json", "--runs-dir", "--data-dir"},
     "status": {"--watch", "--state", "--json", "--runs-dir"},
     "logs": {"-f", "--rank", "--runs-dir"},
     "cancel": {"--json", "--runs-dir"},
@@ -44,7 +44,7 @@ SURFACE = {
     "spec check": {"-o", "--json"},
     "spec show": {"-o", "--json"},
     "spec schema": set(),
-    "spec diff": {"--runs-dir"},
+    "spec diff": {"-o", "--json", "--runs-dir"},
     "data list": {"--data-dir", "--json"},
     "data prepare": {"--data-dir", "--imagenet"},
     "data verify": {"--data-dir", "--path", "--quick"},
@@ -181,7 +181,7 @@ def test_a_shown_spec_is_the_whole_spec(project: Project) -> None:
     again = specs.load(project.path / "again.yaml")
     assert again == specs.load(specs.find("cifar10/care-simclr"))
     schema = json.loads(project.carectl("spec", "schema").stdout)
-    assert set(schema["properties"]) == set(PretrainSpec.model_fields)
+    assert set(schema["properties"]) == {*PretrainSpec.model_fields, "official"}
 
 
 def test_spec_diff_names_what_separates_two_specs(project: Project) -> None:
