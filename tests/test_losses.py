@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lightly.loss import BarlowTwinsLoss, NTXentLoss
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -128,3 +129,81 @@ def test_losses_ignore_autocast() -> None:
     plain = losses.info_nce(x, y, 0.07)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(losses.info_nce(x, y, 0.07), plain)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_info_nce_with_a_queue_keeps_five_digits(kind: str, temperature: float) -> None:
+    """Against lightly's loss with a memory bank in float64, and its gradient."""
+    torch.manual_seed(0)
+    queue, _ = rows(kind, 256)
+    oracle = NTXentLoss(temperature=temperature, memory_bank_size=(256, 128))
+
+    def wanted(queries: Tensor, keys: Tensor) -> Tensor:
+        oracle.memory_bank.bank = queue.double()
+        oracle.memory_bank.bank_ptr = torch.zeros(1, dtype=torch.int64)
+        return oracle(queries, keys)
+
+    def ours(queries: Tensor, keys: Tensor) -> Tensor:  # the oracle makes unit rows, too
+        unit = (F.normalize(part.double(), dim=1) for part in (queries, keys))
+        return losses.info_nce_queue(*unit, queue, temperature)
+
+    value, gradient = errors(ours, wanted, *rows(kind, 16))
+    assert value <= 1e-5
+    assert gradient <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["random", "aligned", "collapsed"])
+@pytest.mark.parametrize("batch", [8, 256])
+def test_barlow_twins_is_that_of_its_paper(kind: str, batch: int) -> None:
+    """Its equation 1 in a loop over the dimensions, and lightly's loss, in float64."""
+    torch.manual_seed(batch)
+    x, y = (3 * part + 1 for part in rows(kind, batch, 12))
+
+    def standard(part: Tensor) -> Tensor:
+        return (part - part.mean(0)) / (part.var(0, unbiased=False) + 1e-5).sqrt()
+
+    a, b = standard(x.double()), standard(y.double())
+    on = off = 0.0
+    for i in range(12):
+        for j in range(12):
+            c = float((a[:, i] * b[:, j]).mean())
+            on, off = (on + (1 - c) ** 2, off) if i == j else (on, off + c**2)
+    found = losses.barlow_twins(x, y)
+    assert [part.dtype for part in found] == [torch.float32] * 2
+    assert [float(part) for part in found] == pytest.approx([on, off], rel=1e-4, abs=1e-6)
+    value, gradient = errors(
+        lambda a, b: sum(w * part for w, part in zip((1, 0.02), losses.barlow_twins(a, b))),  # noqa: B905
+        BarlowTwinsLoss(lambda_param=0.02), x, y,
+    )  # fmt: skip
+    assert value <= 1e-4
+    assert gradient <= 1e-4
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_the_official_terms_are_info_nce_without_the_positive_below(temperature: float) -> None:
+    """Row by row, InfoNCE is the softplus of their sum; it follows them the better it separates."""
+    x, y = rows("random", 16)
+    z = torch.cat([x, y]).double()
+    gaps = []
+    for i in range(32):
+        partner = (i + 16) % 32
+        others = [z[i] @ z[j] / temperature for j in range(32) if j not in (i, partner)]
+        gaps.append(torch.stack(others).logsumexp(0) - z[i] @ z[partner] / temperature)
+    total = losses.alignment_official(x, y, temperature) + losses.uniformity_official(
+        x, y, temperature
+    )
+    assert float(total) == pytest.approx(float(torch.stack(gaps).mean()), rel=1e-5)
+    wanted = float(F.softplus(torch.stack(gaps)).mean())
+    assert float(losses.info_nce(x, y, temperature)) == pytest.approx(wanted, rel=1e-5)
+    assert wanted > float(total)
+    together = -float((x * y).sum(dim=1).mean()) / temperature
+    assert float(losses.alignment_official(x, y, temperature)) == pytest.approx(together, rel=1e-5)
+
+
+def test_the_official_uniformity_is_a_sum_where_the_papers_is_a_mean() -> None:
+    """Over all embeddings alike each cosine is 1: log(2B − 2) + 1/τ against 1."""
+    one = F.normalize(torch.ones(8, 5), dim=1)
+    assert float(losses.uniformity(one)) == pytest.approx(1, abs=1e-6)
+    wanted = torch.tensor(14.0).log() + 1 / 0.5
+    assert float(losses.uniformity_official(one, one, 0.5)) == pytest.approx(float(wanted))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
+from conftest import tiny
 from torch import nn
 
-from care_core import draws, models
+from care_core import models
+from care_core.errors import SpecError
 from care_core.spec import Model
 
 SMALL = Model(backbone="small", width=4, hidden=16, embedding=8)
@@ -50,8 +54,46 @@ def test_the_projector_has_the_sizes_of_the_spec_and_no_first_bias() -> None:
     assert last.bias is not None
 
 
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_the_projector_has_as_many_layers_as_the_spec_says(layers: int, norm: bool) -> None:
+    spec = SMALL.model_copy(update={"projector_layers": layers, "projector_norm": norm})
+    projector = models.Encoder(spec).projector
+    linear = [layer for layer in projector if isinstance(layer, nn.Linear)]
+    sizes = [32, *[16] * (layers - 1), 8]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == list(pairwise(sizes))
+    assert [layer.bias is None for layer in linear] == [norm] * (layers - 1) + [False]
+    kinds = [nn.Linear, nn.BatchNorm1d, nn.ReLU] if norm else [nn.Linear, nn.ReLU]
+    assert [type(layer) for layer in projector] == kinds * (layers - 1) + [nn.Linear]
+
+
+def test_the_imagenet_stem_is_torchvisions() -> None:
+    network, _ = models.backbone(Model(backbone="resnet18"), "imagenet")
+    assert (network.conv1.kernel_size, network.conv1.stride) == ((7, 7), (2, 2))
+    assert isinstance(network.maxpool, nn.MaxPool2d)
+    fields = {"model": {"backbone": "resnet18"}, "data": {"name": "digits", "image_size": 96}}
+    assert models.build(tiny(**fields)).backbone.conv1.kernel_size == (7, 7)
+    fields["data"] = {"name": "digits", "image_size": 32}
+    assert models.build(tiny(**fields)).backbone.conv1.kernel_size == (3, 3)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050", "convnext_atto"])
+def test_a_timm_model_gives_as_many_features_as_it_says(name: str) -> None:
+    """Of one with batch norm, one whose head widens the features, and one with layer norm."""
+    network, features = models.backbone(Model(backbone=f"timm/{name}"))
+    with torch.inference_mode():
+        assert network.eval()(torch.rand(2, 3, 64, 64)).shape == (2, features)
+
+
+def test_a_model_that_timm_has_not_is_told_with_those_like_it() -> None:
+    with pytest.raises(
+        SpecError, match=r"model\.backbone: timm has no model 'resnet9'; it has .*res"
+    ):
+        models.backbone(Model(backbone="timm/resnet9"))
+
+
 def test_projections_are_fp32_unit_rows_even_in_autocast() -> None:
-    encoder = models.build(SMALL, draws.generator(0, "init"))
+    encoder = models.build(tiny())
     images = torch.rand(16, 3, 16, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rows = encoder(images)
@@ -61,9 +103,11 @@ def test_projections_are_fp32_unit_rows_even_in_autocast() -> None:
         torch.testing.assert_close(z.norm(dim=1), torch.ones(16), rtol=0, atol=1e-6)
 
 
-def test_weights_come_from_the_generator_and_the_global_one_is_left_alone() -> None:
+@pytest.mark.parametrize("backbone", ["small", "resnet18", "timm/resnet10t"])
+def test_weights_come_from_the_seed_and_the_global_generator_is_left_alone(backbone: str) -> None:
     def weights(seed: int) -> dict[str, torch.Tensor]:
-        return models.build(SMALL, draws.generator(seed, "init")).state_dict()
+        model = {"backbone": backbone, "hidden": 16, "embedding": 8}
+        return models.build(tiny(model=model, seed=seed)).state_dict()
 
     torch.manual_seed(1)
     outside = torch.get_rng_state()
@@ -72,5 +116,5 @@ def test_weights_come_from_the_generator_and_the_global_one_is_left_alone() -> N
     torch.manual_seed(2)
     again, other = weights(0), weights(1)
     assert all(torch.equal(first[key], again[key]) for key in first)
-    assert not torch.equal(first["backbone.0.weight"], other["backbone.0.weight"])
-    assert not torch.equal(first["projector.0.weight"], other["projector.0.weight"])
+    drawn = [key for key, value in first.items() if value.ndim > 1]
+    assert not any(torch.equal(first[key], other[key]) for key in drawn)
