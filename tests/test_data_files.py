@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,21 @@ def test_files_are_tried_once_until_one_of_them_changes(
     good.write_bytes(bytes(good.stat().st_size))  # damaged since, of the same size
     last = load(spec, "train", tmp_path)
     assert (len(tried), len(last), last.skipped) == (2, 3, 3)
+
+
+def test_of_processes_that_ask_at_once_one_tries_the_files(pets: Path, tmp_path: Path) -> None:
+    spoil(pets)
+    script = (
+        "import sys; from pathlib import Path; from care_core import data\n"
+        "from care_core.sections import Data\n"
+        "spec = Data(name='folder', path=sys.argv[1], unreadable='skip')\n"
+        "print(data.load(spec, 'train', Path(sys.argv[2]), say=print).skipped)"
+    )
+    command = [sys.executable, "-c", script, str(pets), str(tmp_path)]
+    asking = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=120)[0].splitlines() for process in asking]
+    assert [lines[-1] for lines in said] == ["3"] * 3
+    assert sum(len(lines) > 1 for lines in said) == 1
 
 
 def test_files_are_tried_each_time_where_nothing_can_be_kept(pets: Path, tmp_path: Path) -> None:
