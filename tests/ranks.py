@@ -32,6 +32,17 @@ from care_core.spec import PretrainSpec
 Launch = Callable[..., list[int]]
 
 
+class After:
+    """A `stop` that is true after so many steps of this process."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
 # In the ranks.
 
 
