@@ -1,30 +1,53 @@
-"""What shape an embedding has: does an augmentation act on it as a rotation?"""
+"""What shape an embedding has: does an augmentation act on it as a rotation?
+
+Tensors in, numbers out. A measure says little alone: beside each stand what doing nothing (R = I)
+and what pairing each sample with another one's image (`shuffled`) would have given.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from care_core import draws
+
+#: Displacements up to so many rounding errors of a number near 1 count as none.
+_ROUNDING = 4
+
 
 def wahba_error(f: Tensor, fa: Tensor) -> tuple[Tensor, Tensor]:
     """W_f = min over R in SO(d) of ‖F Rᵀ − F_a‖_F, and the rotation R (paper, Fig. 5).
 
-    Solved by the SVD of M = F_aᵀ F = U Σ Vᵀ: R = U diag(1, …, 1, det U · det V) Vᵀ.
-
     Args:
         f, fa: (n, d), samples as rows, before and after the augmentation. In float64 an exact
-            rotation gives about 1e-13.
+            rotation of unit rows gives about 1e-13, also where they hardly leave a subspace.
 
     Returns:
         The error (0-d) and R (d, d) with det R = +1.
     """
-    u, _, vt = torch.linalg.svd(fa.T @ f)
-    flip = torch.ones(f.shape[1], dtype=f.dtype, device=f.device)
-    flip[-1] = torch.linalg.det(u) * torch.linalg.det(vt)
-    rotation = (u * flip.sign()) @ vt
+    rotation = _rotation(f, fa)
     return (f @ rotation.T - fa).norm(), rotation
+
+
+def _rotation(f: Tensor, fa: Tensor) -> Tensor:
+    """The SVD of M = F_aᵀ F = U Σ Vᵀ gives R = U diag(1, …, 1, det U · det V) Vᵀ.
+
+    M has the squares of what the rows have, so directions in which they are faint drown in its
+    rounding. The rest of the rotation is sought among these alone, which can only bring F nearer.
+    """
+    u, s, vt = torch.linalg.svd(fa.T @ f)
+    signs = torch.ones_like(s)
+    signs[-1] = (torch.linalg.det(u) * torch.linalg.det(vt)).sign()
+    rotation = (u * signs) @ vt
+    faint = u[:, s <= math.sqrt(torch.finfo(s.dtype).eps) * s[0]]
+    if not 1 < faint.shape[1] < len(s):
+        return rotation
+    within = _rotation(f @ (rotation.T @ faint), fa @ faint)
+    within.diagonal().sub_(1)
+    return rotation + faint @ within @ (faint.T @ rotation)
 
 
 class Gamma(NamedTuple):
@@ -42,18 +65,27 @@ def relative_rotational_equivariance(f: Tensor, fa: Tensor) -> Gamma:
     (‖f(ax') − f(ax)‖² − ‖f(x') − f(x)‖²)² / (‖f(ax') − f(x')‖² + ‖f(ax) − f(x)‖²)².
 
     0 for a rotation; unbounded near invariance, where the denominator vanishes. So the median
-    and the mean displacement ‖f(ax) − f(x)‖ stand beside it: γ_f alone proves nothing.
+    and the mean displacement ‖f(ax) − f(x)‖ stand beside it: γ_f alone proves nothing. Pairs that
+    move by no more than the rounding of their numbers are left out, and counted.
+
+    The difference of the squares is never taken, as it would cancel where little moves. With
+    d = f(ax) − f(x) and s = f(ax) + f(x), it is exactly (d' − d)·(s' − s).
 
     Args:
         f, fa: (n, d) rows of the same images before and after one augmentation.
     """
+    rounding = _ROUNDING * torch.finfo(f.dtype).eps
     f, fa = f.double(), fa.double()
-    moved = (fa - f).square().sum(dim=1)
+    d, s = fa - f, fa + f
+    moved = d.square().sum(dim=1)
     row, column = torch.triu_indices(len(f), len(f), offset=1, device=f.device)
-    numerator = (_squared_distances(fa) - _squared_distances(f))[row, column].square()
-    denominator = (moved[row] + moved[column]).square()
-    valid = denominator > 0
-    ratio = numerator[valid] / denominator[valid]
+    product = d @ s.T
+    own = product.diagonal()
+    change = (own[:, None] + own[None, :] - product - product.T)[row, column]
+    size = f.square().sum(dim=1)
+    denominator = moved[row] + moved[column]
+    valid = denominator > rounding**2 * (size[row] + size[column])
+    ratio = (change[valid] / denominator[valid]).square()
     empty = ratio.numel() == 0
     return Gamma(
         mean=float("nan") if empty else float(ratio.mean()),
@@ -63,6 +95,62 @@ def relative_rotational_equivariance(f: Tensor, fa: Tensor) -> Gamma:
     )
 
 
-def _squared_distances(z: Tensor) -> Tensor:
-    squares = z.square().sum(dim=1)
-    return squares[:, None] + squares[None, :] - 2 * z @ z.T
+def shuffled(rows: Tensor) -> Tensor:
+    """(n, d) rows in a fixed order that has nothing to do with the images: a control."""
+    order = torch.randperm(len(rows), generator=draws.generator(0, "shuffled pairing"))
+    return rows[order.to(rows.device)]
+
+
+class Composition(NamedTuple):
+    """How far ρ(a'∘a) = ρ(a') ρ(a) fails on held-out samples. R_{a'} R_a = I would give error 1."""
+
+    error: float  #: ‖(R_{a'∘a} − R_{a'} R_a) f‖ / ‖(R_{a'∘a} − I) f‖
+    shuffled: float  #: the same from rotations that were fitted to shuffled pairings
+    displacement: float  #: mean over samples of ‖(R_{a'∘a} − I) f‖: near 0 the error says nothing
+    rank: int  #: dimensions of the subspace in which the rotations are fitted
+    held: float  #: share of the held-out samples' squared length within that subspace
+
+
+def composition(
+    f: Tensor, fa: Tensor, fb: Tensor, fba: Tensor, held_out: Tensor, *, share: float = 0.999
+) -> Composition:
+    """Whether two augmentations in a row act as the product of their rotations.
+
+    L_equi = 0 on samples that span the space implies it: ρ(a'∘a) = ρ(a') ρ(a).
+
+    A fitted rotation is determined only where there are embeddings. So R_a, R_{a'} and R_{a'∘a}
+    are fitted (`wahba_error`) in the principal subspace of all training embeddings, about the
+    origin, and compared on held-out samples: the norms are Frobenius norms over these.
+
+    Args:
+        f: (n, d) embeddings f(x) of the training samples.
+        fa, fb, fba: (n, d) f(a(x)), f(a'(x)) and f(a'(a(x))) of the same samples.
+        held_out: (m, d) f(x) of other samples.
+        share: the subspace has the fewest dimensions (at least 2) that hold this share of the
+            training embeddings' squared length.
+
+    Returns:
+        See `Composition`. The error is nan where R_{a'∘a} = I exactly.
+    """
+    parts = [part.double() for part in (f, fa, fb, fba)]
+    _, values, directions = torch.linalg.svd(torch.cat(parts), full_matrices=False)
+    length = values.square().cumsum(dim=0)
+    fewest = int((length < share * length[-1]).sum()) + 1
+    rank = min(max(2, fewest), len(directions))
+    basis = directions[:rank].T
+    plain, *moved = (part @ basis for part in parts)
+    samples = held_out.double() @ basis
+
+    def misfit(*images: Tensor) -> tuple[Tensor, Tensor]:
+        a, b, ba = (wahba_error(plain, image)[1] for image in images)
+        return samples @ (ba - b @ a).T, samples @ (ba - torch.eye(rank).to(ba)).T
+
+    gap, step = misfit(*moved)
+    blind, blind_step = misfit(*(shuffled(image) for image in moved))
+    return Composition(
+        error=float(gap.norm() / step.norm()),
+        shuffled=float(blind.norm() / blind_step.norm()),
+        displacement=float(step.norm(dim=1).mean()),
+        rank=rank,
+        held=float(samples.square().sum() / held_out.double().square().sum()),
+    )
