@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from care_core import draws
-from care_core.data.base import ImageSet
-from care_core.facts import DATASETS
 from care_core.features import extract
 from care_core.models import Encoder
 from care_core.spec import PretrainSpec
+
+if TYPE_CHECKING:
+    from care_core.data import Images
+
+#: Cosines that are held at a time: 256 MiB of them.
+_COSINES = 2**26
 
 
 def predict(
@@ -24,8 +30,9 @@ def predict(
         k: neighbours, at most N.
     """
     bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
+    labels = labels.to(bank.device)
     found = []
-    for part in queries.split(1024):
+    for part in queries.split(max(1, min(1024, _COSINES // len(bank)))):
         nearest = (part @ bank.T).topk(min(k, len(bank)), dim=1)
         votes = torch.zeros(len(part), classes, device=bank.device)
         votes.scatter_add_(1, labels[nearest.indices], (nearest.values / temperature).exp())
@@ -33,20 +40,32 @@ def predict(
     return torch.cat(found)
 
 
-def hold_out(images: ImageSet, share: int = 10, most: int = 20_000) -> tuple[ImageSet, ImageSet]:
+def hold_out(images: Images, share: int = 10, most: int = 20_000) -> tuple[Images, Images]:
     """A fixed tenth of the labelled training images as queries, the others as the bank."""
     order = torch.randperm(len(images), generator=draws.generator(0, "hold-out"))[:most]
     cut = max(1, len(order) // share)
     return images.take(order[cut:]), images.take(order[:cut])
 
 
-def check(encoder: Encoder, bank: ImageSet, queries: ImageSet, *, spec: PretrainSpec) -> float:
-    """Accuracy in per cent on held-out training images; the test set is never read."""
-    classes = DATASETS[spec.data.name].classes
-    known, _ = extract(encoder, bank.images, spec)
-    asked, _ = extract(encoder, queries.images, spec)
+def check(
+    encoder: Encoder, bank: Images, queries: Images, *, spec: PretrainSpec, train_mode: bool = False
+) -> float:
+    """Accuracy in per cent of the backbone's features, by `spec.monitor`.
+
+    Args:
+        bank, queries: labelled images; `hold_out` makes both of training images alone.
+        train_mode: batch norm normalises by the batches of these images, and its statistics move:
+            first over the bank, then over the queries. A leak where the queries are test images.
+    """
+    known, asked = (
+        extract(
+            encoder, images, spec.data.normalization,
+            drift=train_mode, decoders=spec.launch.decoders,
+        ).backbone
+        for images in (bank, queries)
+    )  # fmt: skip
     guess = predict(
-        known, bank.labels.to(known.device), asked, k=spec.monitor.k,
-        temperature=spec.monitor.temperature, classes=classes,
+        known, bank.labels, asked, k=spec.monitor.k, temperature=spec.monitor.temperature,
+        classes=bank.classes,
     )  # fmt: skip
     return 100 * float((guess.cpu() == queries.labels).float().mean())
