@@ -1,30 +1,32 @@
 """What a trained encoder is worth: linear probe, kNN, hue regression, and its geometry.
 
-Everything runs on frozen features, in eval mode, without augmentation, computed once.
+The encoder is frozen and in eval mode, and nothing is augmented, unless the linear probe's protocol
+says otherwise. Features that are asked for twice are computed once.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from care_core import augment, checkpoint, data, draws, geometry, knn
-from care_core.data.base import ImageSet
-from care_core.errors import CheckpointError
-from care_core.facts import DATASETS
-from care_core.features import extract
+from care_core import checkpoint, data, draws, hue, knn, models, shape
+from care_core.augmented import Augmented
+from care_core.device import set_up
+from care_core.errors import CheckpointError, SpecError
+from care_core.features import Features, extract
 from care_core.files import read_json, write_json
+from care_core.linear import Score, Source, Stored, accuracy, classify
 from care_core.models import Encoder
-from care_core.spec import LinearProbe, PretrainSpec, ProbeSpec
-from care_core.train import build_optimizer, set_up
+from care_core.spec import PretrainSpec, ProbeSpec
+
+if TYPE_CHECKING:
+    from care_core.data import Images
 
 
 def probe(
@@ -35,6 +37,7 @@ def probe(
     data_dir: Path = Path("data"),
     device: torch.device | str | None = None,
     threads: int | None = None,
+    decoders: int | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Measure a checkpoint's encoder and write result.json to the run folder.
@@ -43,6 +46,7 @@ def probe(
         spec: which measurements. With `probe.folds` > 0 they are cross-validated over the
             training images and the test set is not read.
         checkpoint_path: a file that `pretrain` saved.
+        decoders: processes that decode image files; default: a core each.
 
     Returns:
         What is in result.json; accuracies in per cent.
@@ -54,21 +58,14 @@ def probe(
     if result:
         return dict(result)
     started = time.monotonic()
-    where = set_up(device, threads)
-    encoder = load_encoder(checkpoint_path, where)
-    size = spec.data.image_size or DATASETS[spec.data.name].image_size
-    train = data.load(spec.data.name, "train", data_dir, size)
-    say(f"features of {len(train)} training images")
-    splits = list(_splits(spec, train, data_dir, size))
-    measures = [_measure(spec, encoder, *split, run_dir, say) for split in splits]
-    result = {
-        "kind": "probe",
-        "measured_on": f"{spec.probe.folds} folds of the training set"
-        if spec.probe.folds
-        else "test",
-        "images": sum(len(held_out) for _, held_out in splits),
-        **_average(measures),
-    }
+    encoder = load_encoder(checkpoint_path, set_up(device, threads))
+    train = data.load(spec.data, "train", data_dir, spec.image_size, say)
+    pulse = _Pulse(run_dir, spec)
+    folds = (
+        _Fold(spec, encoder, known, asked, pulse, decoders, say)
+        for known, asked in _splits(spec, train, data_dir, say)
+    )  # one at a time: each holds its features
+    result = _summary(spec, folds)
     result["seconds"] = round(time.monotonic() - started, 3)
     write_json(run_dir / "result.json", result)
     return result
@@ -82,25 +79,25 @@ def load_encoder(path: Path, device: torch.device | str = "cpu") -> Encoder:
     """
     state = checkpoint.read(path, device)
     try:
-        spec = PretrainSpec.model_validate_json(state["spec"])
-        encoder = Encoder(spec.model)
+        encoder = models.build(PretrainSpec.model_validate_json(state["spec"]))
         encoder.load_state_dict(state["model"])
+    except SpecError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: not a checkpoint of this engine (its spec and weights do not fit)"
         ) from error
-    encoder = encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    encoder.eval()
+    encoder.to(device).eval()
     return encoder
 
 
 def _splits(
-    spec: ProbeSpec, train: ImageSet, data_dir: Path, size: int
-) -> Iterator[tuple[ImageSet, ImageSet]]:
+    spec: ProbeSpec, train: Images, data_dir: Path, say: Callable[[str], None]
+) -> Iterator[tuple[Images, Images]]:
     """(learn from, measure on): the training set and the test set, or folds of the former."""
     folds = spec.probe.folds
     if folds == 0:
-        yield train, data.load(spec.data.name, "test", data_dir, size)
+        yield train, data.load(spec.data, "test", data_dir, spec.image_size, say)
         return
     order = torch.randperm(len(train), generator=draws.generator(0, "folds"))
     for fold in range(folds):
@@ -109,139 +106,152 @@ def _splits(
         yield train.take((~held).nonzero()[:, 0]), train.take(held.nonzero()[:, 0])
 
 
-def _measure(
-    spec: ProbeSpec,
-    encoder: Encoder,
-    train: ImageSet,
-    test: ImageSet,
-    run_dir: Path,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    known, asked = extract(encoder, train.images, spec), extract(encoder, test.images, spec)
-    classes = DATASETS[spec.data.name].classes
-    found: dict[str, Any] = {}
-    for layer, x, y in zip(("backbone", "projection"), known, asked, strict=True):
-        labels, truth = train.labels.to(x.device), test.labels.to(x.device)
-        if "linear" in spec.kinds:
-            say(f"linear probe on the {layer}")
-            found.setdefault("linear", {})[layer] = [
-                _linear(spec.probe.linear, seed, x, labels, y, truth, classes)
-                for seed in spec.probe.linear.seeds
-            ]
-        if "knn" in spec.kinds:
-            guess = knn.predict(
-                x, labels, y, k=spec.probe.knn.k, temperature=spec.probe.knn.temperature,
-                classes=classes,
-            )  # fmt: skip
-            found.setdefault("knn", {})[layer] = _accuracy(guess, truth)
-        if "linear" in spec.kinds and train.hues is not None and test.hues is not None:
-            found.setdefault("hue_r2", {})[layer] = hue_r2(x, train.hues, y, test.hues)
-    if "geometry" in spec.kinds:
-        say("geometry")
-        found["geometry"] = _geometry(spec, encoder, test, run_dir)
-    return found
+class _Pulse:
+    """Says in progress.json, now and then, that the probe is alive and how far its classifiers are.
 
-
-def _linear(
-    spec: LinearProbe, seed: int, x: Tensor, labels: Tensor, y: Tensor, truth: Tensor, classes: int
-) -> float:
-    """Accuracy in per cent of a linear layer trained on x and read on y."""
-    source = draws.generator(seed, "classifier")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(source.initial_seed())
-        layer = nn.Linear(x.shape[1], classes).to(x.device)
-    optimizer = build_optimizer(spec.optimizer, layer)
-    for epoch in range(spec.epochs):
-        order = draws.epoch_order(seed, epoch, len(x)).to(x.device)
-        for rows in order.split(spec.batch_size):
-            loss = F.cross_entropy(layer(x[rows]), labels[rows])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-    with torch.inference_mode():
-        return _accuracy(layer(y).argmax(dim=1), truth)
-
-
-def hue_r2(x: Tensor, hues: Tensor, y: Tensor, truth: Tensor, ridge: float = 1e-3) -> float:
-    """R² of a ridge regression of the hue, as a point on the circle, from standardised features.
-
-    Args:
-        x, y: (N, n) and (M, n) features to fit and to read; hues, truth: their hues in turns.
-        ridge: penalty, as a share of the number of rows.
+    Epochs are counted over all classifier seeds and folds.
     """
-    mean, std = x.mean(dim=0), x.std(dim=0).clamp_min(1e-6)
-    x, y = ((x - mean) / std).double().cpu(), ((y - mean) / std).double().cpu()
-    target, goal = _circle(hues), _circle(truth)
-    centre = target.mean(dim=0)
-    penalty = ridge * len(x) * torch.eye(x.shape[1], dtype=torch.float64)
-    weights = torch.linalg.solve(x.T @ x + penalty, x.T @ (target - centre))
-    residual = (goal - centre - y @ weights).square().sum()
-    return float(1 - residual / (goal - goal.mean(dim=0)).square().sum())
+
+    EVERY_S = 10.0
+
+    def __init__(self, run_dir: Path, spec: ProbeSpec) -> None:
+        self.run_dir, linear = run_dir, spec.probe.linear
+        seeds = len(linear.seeds) if "linear" in spec.kinds else 0
+        self.before, self.epochs = 0, linear.epochs * seeds * max(1, spec.probe.folds)
+        self.last = time.monotonic()
+
+    def beat(self, epoch: int = 0) -> None:
+        """Called as often as one likes, `epoch` of the present classifier being done."""
+        if time.monotonic() < self.last + self.EVERY_S:
+            return
+        self.last = time.monotonic()
+        done = self.before + epoch
+        write_json(
+            self.run_dir / "progress.json",
+            {
+                "epoch": done,
+                "epochs": self.epochs,
+                "step": done,
+                "steps": self.epochs,
+                "images_per_s": None,
+                "eta_s": None,
+                "heartbeat": time.time(),
+                "metrics": {},
+            },
+            durable=False,
+        )
 
 
-def _circle(hues: Tensor) -> Tensor:
-    angle = 2 * math.pi * hues.double()
-    return torch.stack([angle.cos(), angle.sin()], dim=1)
+class _Fold:
+    """What is measured of an encoder that learns from some images and is asked about others."""
 
+    def __init__(
+        self, spec: ProbeSpec, encoder: Encoder, train: Images, test: Images, pulse: _Pulse,
+        decoders: int | None, say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.spec, self.encoder, self.train, self.test = spec, encoder, train, test
+        self.pulse, self.decoders, self.say = pulse, decoders, say
 
-def _geometry(spec: ProbeSpec, encoder: Encoder, test: ImageSet, run_dir: Path) -> dict[str, float]:
-    """γ_f and Wahba errors of projections, over augmentations that each act on all images.
+    @cached_property
+    def known(self) -> Features:
+        self.say(f"features of {len(self.train)} training images")
+        return self._extract(self.encoder, self.train)
 
-    What each augmentation gave, and where the images lie, goes to artifacts/geometry.json.
-    """
-    settings, facts = spec.probe.geometry, DATASETS[spec.data.name]
-    device = next(encoder.parameters()).device
-    pixels = test.images[: settings.images].to(device)
-    height, width = pixels.shape[-2:]
-    _, plain = extract(encoder, pixels, spec)
-    drawn = augment.sample(
-        settings.augmentations, height, width, spec.augment, draws.generator(0, "geometry")
-    )
-    rows: list[dict[str, float]] = []
-    with torch.inference_mode():
-        for number in range(settings.augmentations):
-            one = drawn.rows(slice(number, number + 1)).to(device)
-            images = augment.apply(
-                pixels, one, size=spec.data.image_size or facts.image_size,
-                blur_kernel=spec.augment.blur_kernel, mean=facts.mean, std=facts.std,
-            )  # fmt: skip
-            moved = torch.cat([encoder(part) for part in images.split(512)])
-            error, _ = geometry.wahba_error(plain.double(), moved.double())
-            gamma = geometry.relative_rotational_equivariance(plain, moved)
-            per_root_n = math.sqrt(len(plain))
-            rows.append(
-                {
-                    "wahba": float(error) / per_root_n,
-                    "wahba_identity": float((plain - moved).norm()) / per_root_n,
-                    "gamma": gamma.mean,
-                    "gamma_median": gamma.median,
-                    "gamma_excluded": float(gamma.excluded),
-                    "displacement": gamma.displacement,
-                }
+    @cached_property
+    def asked(self) -> Features:
+        self.say(f"features of {len(self.test)} images to measure on")
+        return self._extract(self.encoder, self.test)
+
+    def measure(self) -> dict[str, Any]:
+        """What the spec asks for, by its name in result.json."""
+        found: dict[str, Any] = {}
+        if "linear" in self.spec.kinds:
+            found |= self._linear()
+            if self.train.hues is not None and self.test.hues is not None:
+                found["hue_r2"] = self._hue_r2()
+        if "knn" in self.spec.kinds:
+            found["knn"] = self._knn()
+        if "geometry" in self.spec.kinds:
+            self.say("geometry")
+            found["geometry"] = shape.measure(
+                self.spec, self.encoder, self.test, self.pulse.run_dir, self.decoders
             )
-    hues = None if test.hues is None else test.hues[: len(plain)].tolist()
-    write_json(
-        run_dir / "artifacts" / "geometry.json",
-        {
-            "augmentations": rows,
-            "components": _principal(plain).tolist(),
-            "labels": test.labels[: len(plain)].tolist(),
-            "hues": hues,
-        },
-        durable=False,
-    )
-    return {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
+        return found
+
+    def _linear(self) -> dict[str, dict[str, list[float]]]:
+        """Accuracies by layer, one a classifier seed. Of the best epoch: the last one's beside."""
+        linear = self.spec.probe.linear
+        scores: list[dict[str, Score]] = []
+        for seed in linear.seeds:
+            source = self._source(seed)
+            self.say(f"linear probe, seed {seed}")
+            scores.append(
+                classify(
+                    linear, seed, source, self.test.labels, self.train.classes, self.pulse.beat
+                )
+            )
+            self.pulse.before += linear.epochs
+        layers = Features._fields
+        found = {"linear": {name: [s[name].reported for s in scores] for name in layers}}
+        if linear.report == "best":
+            found["linear_last"] = {name: [s[name].last for s in scores] for name in layers}
+        return found
+
+    def _source(self, seed: int) -> Source:
+        linear = self.spec.probe.linear
+        if linear.augmentation == "none" and linear.backbone == "eval":
+            return Stored(
+                self.known, self.train.labels, self.asked, seed=seed, batch_size=linear.batch_size
+            )
+        return Augmented(
+            self.spec, self.encoder, self.train, self._asked_of, seed=seed, decoders=self.decoders
+        )
+
+    def _asked_of(self, encoder: Encoder) -> Features:
+        if encoder is self.encoder:
+            return self.asked
+        return self._extract(encoder, self.test)
+
+    def _extract(self, encoder: Encoder, images: Images) -> Features:
+        return extract(
+            encoder, images, self.spec.normalization, decoders=self.decoders, tick=self.pulse.beat
+        )
+
+    def _knn(self) -> dict[str, float]:
+        settings, found = self.spec.probe.knn, {}
+        for name, bank, queries in zip(Features._fields, self.known, self.asked, strict=True):
+            guess = knn.predict(
+                bank, self.train.labels, queries, k=settings.k, temperature=settings.temperature,
+                classes=self.train.classes,
+            )  # fmt: skip
+            found[name] = accuracy(guess.cpu(), self.test.labels)
+        return found
+
+    def _hue_r2(self) -> dict[str, float]:
+        assert self.train.hues is not None and self.test.hues is not None
+        return {
+            name: hue.r2(x, self.train.hues, y, self.test.hues)
+            for name, x, y in zip(Features._fields, self.known, self.asked, strict=True)
+        }
 
 
-def _principal(z: Tensor) -> Tensor:
-    """(n, d) rows → (n, 2): their first two principal components."""
-    centred = z.double() - z.double().mean(dim=0)
-    _, _, vt = torch.linalg.svd(centred, full_matrices=False)
-    return centred @ vt[:2].T
-
-
-def _accuracy(guess: Tensor, truth: Tensor) -> float:
-    return 100 * float((guess == truth).double().mean())
+def _summary(spec: ProbeSpec, folds: Iterable[_Fold]) -> dict[str, Any]:
+    """Measure fold by fold, and say of which images the means are."""
+    measures: list[dict[str, Any]] = []
+    images = 0
+    for fold in folds:
+        measures.append(fold.measure())
+        images += len(fold.test)
+    many, origin = spec.probe.folds, spec.pretrained_on or spec.data
+    return {
+        "kind": "probe",
+        "data": spec.data.path or spec.data.name,
+        "pretrained_on": origin.path or origin.name,
+        "measured_on": f"{many} folds of the training set" if many else "test",
+        "images": images,
+        **({"linear_report": spec.probe.linear.report} if "linear" in spec.kinds else {}),
+        **_average(measures),
+    }
 
 
 def _average(measures: list[dict[str, Any]]) -> dict[str, Any]:
