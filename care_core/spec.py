@@ -306,3 +306,17 @@ class ProbeSpec(Section):
     def normalization(self) -> tuple[Channels, Channels]:
         """What the encoder's inputs were normalised by when it was trained."""
         return (self.pretrained_on or self.data).normalization
+
+    def determining(self) -> dict[str, Any]:
+        """The part that determines the result: what an evaluation's identity is made of."""
+        fields = self.model_dump(mode="json", exclude={"name", "data", "pretrained_on"})
+        fields["data"] = {"name": self.data.name, "image_size": self.image_size}
+        fields["data"]["normalization"] = [list(part) for part in self.normalization]
+        # what is not measured must not make another run
+        for kind in {"linear", "knn", "geometry"} - set(self.kinds):
+            del fields["probe"][kind]
+        augmented = self.probe.linear.augmentation != "none" and "linear" in self.kinds
+        if "geometry" not in self.kinds and not augmented:
+            del fields["augment"]
+        del fields["probe"]["data"]
+        return fields

@@ -37,7 +37,7 @@ def of_probe(spec: ProbeSpec, dataset: str) -> Identity:
         "kind": "probe",
         "numerics": NUMERICS,
         "dataset": dataset,
-        "spec": spec.model_dump(mode="json", exclude={"name"}),
+        "spec": spec.determining(),
     }
     return _identity(fields, f"probe-{spec.name}")
 

@@ -209,7 +209,8 @@ def _work(
             world.close()
     elif here.rank == 0:
         probe_spec = ProbeSpec.model_validate(record["spec"])
-        care_core.probe(probe_spec, run.path, _source(run, probe_spec), **common)
+        decoders = Launch.model_validate(job["launch"]).decoders
+        care_core.probe(probe_spec, run.path, _source(run, probe_spec), decoders=decoders, **common)
     if here.rank == 0:
         publishing.publish(run, tracker)
 

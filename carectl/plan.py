@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from care_core import data
+from care_core.errors import CheckpointError
 from care_core.launch import Launch
-from care_core.spec import PretrainSpec, ProbeSpec
+from care_core.spec import Data, PretrainSpec, ProbeSpec
 from carectl import identity, runs
 from carectl.errors import CommandError
 from carectl.identity import Identity
@@ -47,13 +48,13 @@ class Planner:
     def __init__(self, runs_dir: Path, data_dir: Path) -> None:
         self.runs_dir, self.data_dir = runs_dir, data_dir
         self.planned: dict[str, Planned] = {}
-        self._fingerprints: dict[str, str] = {}
+        self._fingerprints: dict[tuple[str | None, ...], str] = {}
 
     def pretrain(self, spec: PretrainSpec, **labels: Any) -> Planned:
         """Plan a pretraining; the same question twice is one run."""
         from carectl.specs import dump
 
-        mark = identity.of_pretrain(spec, self._fingerprint(spec.data.name))
+        mark = identity.of_pretrain(spec, self._fingerprint(spec.data))
         return self._add(
             Planned("pretrain", spec.name, mark, spec, dump(spec), spec.launch, labels=labels)
         )
@@ -62,7 +63,10 @@ class Planner:
         self, spec: PretrainSpec, source: Planned | Run | Path, *, epoch: int | None = None,
         kinds: tuple[str, ...] = ("linear", "knn", "geometry"), **labels: Any,
     ) -> Planned:  # fmt: skip
-        """Plan an evaluation of a planned or finished run, or of a checkpoint file."""
+        """Plan an evaluation of a planned or finished run, or of a checkpoint file.
+
+        It is of the images that `spec.probe.data` names, else of those that were trained on.
+        """
         depends: tuple[str, ...] = ()
         source_run = file = None
         if isinstance(source, Planned):
@@ -73,18 +77,22 @@ class Planner:
             file = str(source.resolve())
             origin = hashlib.sha256(source.read_bytes()).hexdigest()
         order = [kind for kind in ("linear", "knn", "geometry") if kind in kinds]
+        asked = spec.probe.data or spec.data
+        transfer = (asked.name, asked.path) != (spec.data.name, spec.data.path)
         probe_spec = ProbeSpec.model_validate(
             {
-                "name": f"{spec.name}-s{spec.seed}",
+                "name": f"{spec.name}-s{spec.seed}" + (f"-on-{_called(asked)}" if transfer else ""),
                 "source": origin,
                 "epoch": epoch,
                 "kinds": order,
-                "data": spec.data.model_dump(),
+                # whole, and once: what is said in two ways must not make another run
+                "data": {**asked.model_dump(), "image_size": asked.image_size or spec.image_size},
+                "pretrained_on": spec.data.model_dump(),
                 "augment": spec.augment.model_dump(),
-                "probe": spec.probe.model_dump(),
+                "probe": spec.probe.model_dump(exclude={"data"}),
             }
         )
-        mark = identity.of_probe(probe_spec, self._fingerprint(spec.data.name))
+        mark = identity.of_probe(probe_spec, self._fingerprint(probe_spec.data))
         from carectl.specs import dump
 
         one = spec.launch.model_copy(update={"nodes": 1, "gpus": min(1, spec.launch.gpus)})
@@ -185,11 +193,17 @@ class Planner:
                 nearest = differ
         return "; ".join(nearest[:4]) if nearest else ""
 
-    def _fingerprint(self, name: str) -> str:
-        if name not in self._fingerprints:
+    def _fingerprint(self, images: Data) -> str:
+        key = (images.name, images.path, images.unreadable)  # all that says which files
+        if key not in self._fingerprints:
             cache = self.runs_dir / ".cache" / "fingerprints.json"
-            self._fingerprints[name] = data.fingerprint(name, self.data_dir, cache)
-        return self._fingerprints[name]
+            self._fingerprints[key] = data.fingerprint(images, self.data_dir, cache)
+        return self._fingerprints[key]
+
+
+def _called(data: Data) -> str:
+    """A dataset's name, of a folder the folder's."""
+    return Path(data.path).name if data.path else data.name
 
 
 def _brief(value: Any) -> str:
@@ -212,7 +226,16 @@ def source_of(
             raise CommandError(f"no checkpoint file '{text}'")
         from care_core import checkpoint  # torch is loaded for a file from outside alone
 
-        return PretrainSpec.model_validate_json(checkpoint.read(path)["spec"]), path
+        try:
+            return PretrainSpec.model_validate_json(checkpoint.read(path)["spec"]), path
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error}; `carectl import` reads those of the official code"
+            ) from error
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: not a checkpoint of this engine (it has no spec, or another version's)"
+            ) from error
     run = runs.find(runs_dir, text)
     if run.record.get("kind") != "pretrain":
         raise CommandError(f"{run.id} is not a pretraining, so there is no encoder to probe")
