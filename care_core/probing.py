@@ -17,6 +17,7 @@ import torch
 
 from care_core import checkpoint, data, draws, hue, knn, models, shape
 from care_core.augmented import Augmented
+from care_core.data.files import FileSet
 from care_core.device import set_up
 from care_core.errors import CheckpointError, SpecError
 from care_core.features import Features, extract
@@ -238,10 +239,12 @@ class _Fold:
 def _summary(spec: ProbeSpec, folds: Iterable[_Fold]) -> dict[str, Any]:
     """Measure fold by fold, and say of which images the means are."""
     measures: list[dict[str, Any]] = []
-    images = 0
+    images = skipped = 0
     for fold in folds:
         measures.append(fold.measure())
         images += len(fold.test)
+        sets = (fold.train,) if spec.probe.folds else (fold.train, fold.test)
+        skipped = sum(one.skipped for one in sets if isinstance(one, FileSet))
     many, origin = spec.probe.folds, spec.pretrained_on or spec.data
     return {
         "kind": "probe",
@@ -249,6 +252,7 @@ def _summary(spec: ProbeSpec, folds: Iterable[_Fold]) -> dict[str, Any]:
         "pretrained_on": origin.path or origin.name,
         "measured_on": f"{many} folds of the training set" if many else "test",
         "images": images,
+        **({"skipped": skipped} if skipped else {}),
         **({"linear_report": spec.probe.linear.report} if "linear" in spec.kinds else {}),
         **_average(measures),
     }

@@ -93,6 +93,20 @@ def test_files_and_the_images_in_them_have_the_same_result(
     assert {**files, "seconds": 0} == {**memory, "seconds": 0}
 
 
+@pytest.mark.parametrize("folds", [0, 2])
+def test_files_that_were_left_out_are_counted_in_the_result(
+    tmp_path: Path, trained: Path, folder: Data, folds: int
+) -> None:
+    root = shutil.copytree(str(folder.path), tmp_path / "few")
+    for split in ("train", "test"):
+        (root / split / "0" / "broken.png").write_bytes(b"not an image")
+    asked = Data(name="folder", path=str(root), unreadable="skip")
+    probe_of = {"folds": folds, "knn": {"k": 5}}
+    spec = probe_spec(tiny(), data=asked, pretrained_on=tiny().data, kinds=["knn"], probe=probe_of)
+    result = probe(spec, tmp_path / "run", trained, threads=1, decoders=0, data_dir=tmp_path)
+    assert result["skipped"] == (1 if folds else 2)
+
+
 def test_digits_transfer_to_the_hundred_classes_of_cifar100(
     tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
