@@ -14,22 +14,25 @@ from pydantic import Field, model_validator
 from care_core import fidelity
 from care_core.facts import DATASETS
 from care_core.launch import Launch
-from care_core.sections import (
+from care_core.objectives import (
     BYOL,
+    BarlowTwins,
+    EquiMod,
+    Equivariance,
+    Loss,
+    Method,
+    MoCo,
+    SimCLR,
+)
+from care_core.sections import (
     SMALL_WIDTH,
     Augment,
-    BarlowTwins,
     BatchNorm,
     Channels,
     Checkpoint,
     Data,
-    EquiMod,
-    Equivariance,
     LinearProbe,
     Log,
-    Loss,
-    Method,
-    MoCo,
     Model,
     Monitor,
     Optimizer,
@@ -37,7 +40,6 @@ from care_core.sections import (
     Schedule,
     Section,
     Seed,
-    SimCLR,
     Training,
 )
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from care_core import data
+from care_core.data.layout import remedy
 from care_core.facts import DATASETS
 from carectl import tracking
 from carectl.backends import slots
@@ -208,8 +209,10 @@ def _disk(runs_dir: Path) -> Iterator[Finding]:
 
 def _data(data_dir: Path) -> Iterator[Finding]:
     for name in DATASETS:
+        if name == "folder":  # anybody's own
+            continue
         state = data.available(name, data_dir)
         if state.present:
             yield Finding("ok", name, str(state.path or state.detail))
         else:
-            yield Finding("warn", name, state.detail, f"carectl data prepare {name}")
+            yield Finding("warn", name, state.detail, remedy(name, data_dir))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from care_core import batchnorm, sections
+from care_core import batchnorm, objectives
 from care_core.distributed import World
 from care_core.methods.barlow import BarlowTwins
 from care_core.methods.base import Method, Step
@@ -12,16 +12,17 @@ from care_core.methods.byol import BYOL
 from care_core.methods.equimod import EquiMod
 from care_core.methods.moco import MoCo
 from care_core.methods.simclr import SimCLR
+from care_core.sections import Section
 from care_core.spec import PretrainSpec
 
 __all__ = ["Method", "Step", "build"]
 
-_METHODS: dict[type[sections.Section], Any] = {
-    sections.SimCLR: SimCLR,
-    sections.MoCo: MoCo,
-    sections.BarlowTwins: BarlowTwins,
-    sections.BYOL: BYOL,
-    sections.EquiMod: EquiMod,
+_METHODS: dict[type[Section], Any] = {
+    objectives.SimCLR: SimCLR,
+    objectives.MoCo: MoCo,
+    objectives.BarlowTwins: BarlowTwins,
+    objectives.BYOL: BYOL,
+    objectives.EquiMod: EquiMod,
 }
 
 

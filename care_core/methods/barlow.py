@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from care_core import losses, models, sections
+from care_core import losses, models, objectives
 from care_core.distributed import World
 from care_core.methods.base import Method, Outcome, Step
 from care_core.spec import PretrainSpec
@@ -16,7 +16,7 @@ class BarlowTwins(Method):
     The correlation is taken over the images of all ranks, or of each rank (loss.negatives: local).
     """
 
-    def __init__(self, spec: PretrainSpec, world: World, own: sections.BarlowTwins) -> None:
+    def __init__(self, spec: PretrainSpec, world: World, own: objectives.BarlowTwins) -> None:
         super().__init__(spec, world)
         self.off_diagonal = own.off_diagonal
 

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from care_core import models, sections
+from care_core import models, objectives
 from care_core.distributed import World
 from care_core.methods.base import Method, Outcome, Step, follow
 from care_core.spec import PretrainSpec
@@ -17,7 +17,7 @@ from care_core.spec import PretrainSpec
 class BYOL(Method):
     """The online encoder with a predictor, and the target that follows it ever more slowly."""
 
-    def __init__(self, spec: PretrainSpec, world: World, own: sections.BYOL) -> None:
+    def __init__(self, spec: PretrainSpec, world: World, own: objectives.BYOL) -> None:
         super().__init__(spec, world)
         self.momentum = own.momentum
         self.target = copy.deepcopy(self.encoder).requires_grad_(False)

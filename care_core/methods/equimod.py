@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from care_core import losses, models, sections
+from care_core import losses, models, objectives
 from care_core.distributed import World
 from care_core.methods.base import Method, Outcome, Step
 from care_core.methods.byol import BYOL
@@ -28,12 +28,12 @@ class EquiMod(Method):
 
     extra = 1  # the image itself goes through the backbone and the module alone
 
-    def __init__(self, spec: PretrainSpec, world: World, own: sections.EquiMod) -> None:
+    def __init__(self, spec: PretrainSpec, world: World, own: objectives.EquiMod) -> None:
         super().__init__(spec, world)
         self.own = own
         self.base: Method = (
             BYOL(spec, world, own.base)
-            if isinstance(own.base, sections.BYOL)
+            if isinstance(own.base, objectives.BYOL)
             else SimCLR(spec, world, own.base)
         )
         self.base.encoder = self.encoder

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from care_core import draws, losses, models, sections
+from care_core import draws, losses, models, objectives
 from care_core.distributed import World
 from care_core.methods.base import Method, Outcome, Step, follow
 from care_core.spec import PretrainSpec
@@ -25,7 +25,7 @@ class MoCo(Method):
     queue: Tensor  #: (K, d) unit rows
     pointer: Tensor  #: 0-d int64: where the next keys go
 
-    def __init__(self, spec: PretrainSpec, world: World, own: sections.MoCo) -> None:
+    def __init__(self, spec: PretrainSpec, world: World, own: objectives.MoCo) -> None:
         super().__init__(spec, world)
         self.own = own
         self.keys = copy.deepcopy(self.encoder).requires_grad_(False)

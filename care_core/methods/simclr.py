@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from care_core import losses, models, sections
+from care_core import losses, models, objectives
 from care_core.distributed import World
 from care_core.methods.base import Method, Outcome, Step
 from care_core.spec import PretrainSpec
@@ -13,7 +13,7 @@ from care_core.spec import PretrainSpec
 class SimCLR(Method):
     """The encoder, trained by the agreement of two views against all other images."""
 
-    def __init__(self, spec: PretrainSpec, world: World, own: sections.SimCLR) -> None:
+    def __init__(self, spec: PretrainSpec, world: World, own: objectives.SimCLR) -> None:
         super().__init__(spec, world)
         self.temperature = own.temperature
 

@@ -154,7 +154,8 @@ def progress_values(run: Run) -> dict[str, str]:
     found = run.progress
     if not found:
         return {}
-    values = {"at": f"epoch {found['epoch']}/{found['epochs']}"}
+    # of a probe that trains no classifier only that it is alive is known
+    values = {"at": f"epoch {found['epoch']}/{found['epochs']}" if found["epochs"] else ""}
     if found.get("images_per_s"):
         values["speed"] = f"{found['images_per_s']:.0f}"
         values["left"] = duration(found["eta_s"])
