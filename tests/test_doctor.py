@@ -50,7 +50,7 @@ def test_a_fit_machine_has_no_failure(project: Project, no_slurm: None) -> None:
         assert found[subject]["level"] in ("ok", "warn"), found[subject]
     assert found["digits"]["level"] == "ok"
     assert found["cifar10"]["level"] == "warn"
-    assert found["cifar10"]["remedy"] == "carectl data prepare cifar10"
+    assert found["cifar10"]["remedy"] == "`carectl data prepare cifar10 --data-dir data` gets it"
 
 
 def test_a_folder_that_cannot_be_written_fails_with_the_remedy(
