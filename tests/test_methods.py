@@ -4,70 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
 
 import pytest
 import torch
-from conftest import tiny
 from lightly.loss import BarlowTwinsLoss, NTXentLoss
-from torch import Tensor, nn
+from methodical import METHODS, method_of, rows, step, update
+from torch import nn
 from torch.nn import functional as F
 
-from care_core import losses, methods
-from care_core.distributed import ALONE
-from care_core.methods import Method, Step
 from care_core.methods.equimod import EquiMod
-from care_core.models import Encoder
 from care_core.optim import build_optimizer
 from care_core.sections import Optimizer
-from care_core.spec import PretrainSpec
 from care_core.transform import NUMBERS
-
-BATCH = 16
-METHODS: dict[str, dict[str, Any]] = {
-    "simclr": {"name": "simclr", "temperature": 0.2},
-    "moco": {"name": "moco", "temperature": 0.1, "queue": 48, "momentum": 0.9},
-    "barlow": {"name": "barlow", "off_diagonal": 0.02},
-    "byol": {"name": "byol", "momentum": 0.9, "hidden": 16},
-    "equimod of simclr": {"name": "equimod", "hidden": 16, "embedding": 6},
-    "equimod of byol": {
-        "name": "equimod", "hidden": 16, "embedding": 6,
-        "base": {"name": "byol", "momentum": 0.9, "hidden": 16},
-    },
-}  # fmt: skip
-
-
-def spec_of(name: str, **changes: Any) -> PretrainSpec:
-    fields = {"method": METHODS[name], "equivariance": {"weight": 0}, **changes}
-    return tiny(training={"batch_size": BATCH}, **fields)
-
-
-def method_of(name: str, **changes: Any) -> Method:
-    return methods.build(spec_of(name, **changes), ALONE).double()
-
-
-def step(number: int = 0) -> Step:
-    source = torch.Generator().manual_seed(number)
-
-    def images() -> Tensor:
-        return torch.randn(BATCH, 3, 8, 8, generator=source, dtype=torch.float64)
-
-    numbers = torch.randn(2, BATCH, NUMBERS, generator=source, dtype=torch.float64)
-    return Step(number, [images(), images()], [], images(), numbers)
-
-
-def rows(encoder: Encoder, images: Tensor) -> Tensor:
-    """(B, d) projections that are not yet put on the sphere."""
-    projected: Tensor = encoder.projector(encoder.backbone(images))
-    return projected
-
-
-def update(method: Method, loss: Tensor, share: float) -> None:
-    optimizer = build_optimizer(Optimizer(name="sgd", lr=0.5), method)
-    loss.backward()
-    optimizer.step()
-    method.zero_grad()
-    method.after_step(share)
 
 
 def test_simclr_is_lightlys() -> None:
@@ -233,38 +181,6 @@ def test_equimods_base_trains_the_same_encoder(name: str) -> None:
     assert method.base.encoder is method.encoder
     names = [key for key, _ in method.named_parameters()]
     assert not [key for key in names if key.startswith("base.encoder.")]
-
-
-@pytest.mark.parametrize("form", ["paper", "official"])
-@pytest.mark.parametrize("name", ["simclr", "moco", "byol"])
-def test_any_weights_of_the_terms_make_up_the_loss(name: str, form: str) -> None:
-    """Each weight multiplies its own term, of the embeddings of both views."""
-    given = step()
-    method = method_of(name)
-    plain, _ = copy.deepcopy(method)(given)
-    second = method.keys if name == "moco" else method.encoder
-    z1 = F.normalize(rows(copy.deepcopy(method.encoder), given.views[0]), dim=1).detach()
-    z2 = F.normalize(rows(copy.deepcopy(second), given.views[1]), dim=1).detach()
-    if form == "paper":
-        wanted = {
-            "alignment": (z1 - z2).norm(dim=1).mean(),
-            "uniformity": losses.uniformity(z1)
-            if name == "moco"  # keys are no function of what is trained
-            else (losses.uniformity(z1) + losses.uniformity(z2)) / 2,
-        }
-    else:
-        wanted = {
-            "alignment": losses.alignment_official(z1, z2, 0.3),
-            "uniformity": losses.uniformity_official(z1, z2, 0.3),
-        }
-    for weights in ({"alignment": 0.4}, {"uniformity": 0.6}, {"alignment": 2, "uniformity": 3}):
-        for own in (0.0, 0.5):
-            loss = {"method": own, "form": form, "temperature": 0.3, **weights}
-            found, terms = method_of(name, loss=loss)(given)
-            total = own * plain.item() + sum(w * float(wanted[k]) for k, w in weights.items())
-            assert found.item() == pytest.approx(total, rel=1e-5)
-            for key in weights:
-                assert float(terms[key]) == pytest.approx(float(wanted[key]), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -87,12 +87,13 @@ def test_adam_has_the_weight_decay_of_the_spec_as_an_l2_term() -> None:
         torch.testing.assert_close(value, p, rtol=1e-9, atol=0)
 
 
-def test_lars_follows_its_formula_and_leaves_biases_and_norms_as_sgd_does() -> None:
+@pytest.mark.parametrize("decay", [0.3, 0.0])
+def test_lars_follows_its_formula_and_leaves_biases_and_norms_as_sgd_does(decay: float) -> None:
     """v ← m v + η ‖p‖ / (‖g‖ + wd ‖p‖) · (g + wd p), p ← p − lr v; else v ← m v + g."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
     network.double()
-    spec = Optimizer(name="lars", lr=0.4, momentum=0.9, weight_decay=0.3, trust=0.02)
+    spec = Optimizer(name="lars", lr=0.4, momentum=0.9, weight_decay=decay, trust=0.02)
     optimizer = build_optimizer(spec, network)
     images = torch.randn(8, 3, 4, 4, dtype=torch.float64)
     mine = {name: p.detach().clone() for name, p in network.named_parameters()}
@@ -106,8 +107,8 @@ def test_lars_follows_its_formula_and_leaves_biases_and_norms_as_sgd_does() -> N
             assert gradient is not None
             change = gradient
             if name in ("0.weight", "3.weight"):
-                trust = 0.02 * p.norm() / (gradient.norm() + 0.3 * p.norm())
-                change = trust * (gradient + 0.3 * p)
+                trust = 0.02 * p.norm() / (gradient.norm() + decay * p.norm())
+                change = trust * (gradient + decay * p)
             speed[name] = 0.9 * speed[name] + change
             mine[name] = p - 0.4 * speed[name]
             # timm adds an ε of 1e-8 to the denominator

@@ -47,6 +47,7 @@ def test_a_run_leaves_its_result_progress_record_and_checkpoints(whole: Path) ->
     progress = read_json(whole / "progress.json")
     assert (progress["step"], progress["steps"], progress["epoch"]) == (15, 15, 3)
     assert progress["eta_s"] == 0
+    assert progress["data_bound"] is None  # its images lie in memory
     assert progress["metrics"] == result["metrics"]
 
 
