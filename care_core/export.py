@@ -108,7 +108,11 @@ def loading(spec: PretrainSpec, file: str) -> dict[str, str]:
             f'model, _ = backbone(Model(backbone="small", width={width}))\n{load}'
         }
     if name.startswith("timm/"):
-        made = f'model = timm.create_model("{name.removeprefix("timm/")}", num_classes=0)'
+        own = name.removeprefix("timm/")
+        options = "".join(
+            f", {k}={v}" for k, v in models.timm_options(own, spec.image_size).items()
+        )
+        made = f'model = timm.create_model("{own}", num_classes=0{options})'
         return {"timm": f"import timm\n{imports}\n{made}\n{load}"}
     stem = f"{_STEM}\n" if spec.stem == "cifar" else ""
     return {

@@ -17,19 +17,20 @@ from care_core.sections import SMALL_WIDTH, Model
 from care_core.spec import PretrainSpec
 
 
-def backbone(spec: Model, stem: str = "cifar") -> tuple[nn.Module, int]:
+def backbone(spec: Model, stem: str = "cifar", size: int = 224) -> tuple[nn.Module, int]:
     """A network (B, 3, H, W) → (B, n) features, and n.
 
     ResNets are torchvision's; the CIFAR stem of the paper (appendix) is a 3×3 first convolution of
-    stride 1 and no max-pool. `small` has one basic block a stage. timm/NAME is timm's, untrained.
+    stride 1 and no max-pool. `small` has one basic block a stage. timm/NAME is timm's, untrained,
+    made for images of `size` pixels where that is for it to know.
 
     Raises:
-        SpecError: timm has no such model.
+        SpecError: timm has no such model, or it does not take images of that size.
     """
     if spec.backbone == "small":
         return _small(spec.width or SMALL_WIDTH)
     if spec.backbone.startswith("timm/"):
-        return _timm(spec.backbone.removeprefix("timm/"))
+        return _timm(spec.backbone.removeprefix("timm/"), size)
     network: Any = getattr(resnet, spec.backbone)(weights=None)
     if stem == "cifar":
         network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
@@ -40,16 +41,33 @@ def backbone(spec: Model, stem: str = "cifar") -> tuple[nn.Module, int]:
     return network, features
 
 
-def _timm(name: str) -> tuple[nn.Module, int]:
+def _timm(name: str, size: int) -> tuple[nn.Module, int]:
     import timm  # a second, and most runs do without it
 
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
         hint = f"; it has {near}" if near else "; timm.list_models() names them"
         raise SpecError(f"model.backbone: timm has no model '{name}'{hint}")
-    network = timm.create_model(name, pretrained=False, num_classes=0)
+    network = timm.create_model(name, pretrained=False, num_classes=0, **timm_options(name, size))
     # some heads widen the features before the classifier, which alone is left out
     return network, int(getattr(network, "head_hidden_size", network.num_features))
+
+
+def timm_options(name: str, size: int) -> dict[str, int]:
+    """What timm's model is to be told of the images: their size, of a transformer, or nothing."""
+    import timm
+
+    try:
+        with torch.device("meta"):  # without weights
+            timm.create_model(name, pretrained=False, num_classes=0, img_size=size)
+    except TypeError:  # a convolutional network takes any size, and no such argument
+        return {}
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise SpecError(
+            f"model.backbone: timm's {name} does not take images of {size} pixels ({error}); "
+            "choose another data.image_size"
+        ) from error
+    return {"img_size": size}
 
 
 def _small(width: int) -> tuple[nn.Module, int]:
@@ -108,9 +126,9 @@ def unit(rows: Tensor) -> Tensor:
 class Encoder(nn.Module):
     """f = normalise(projector(backbone(x))): (B, 3, H, W) → (B, d) on the unit sphere."""
 
-    def __init__(self, spec: Model, stem: str = "cifar") -> None:
+    def __init__(self, spec: Model, stem: str = "cifar", size: int = 224) -> None:
         super().__init__()
-        self.backbone, self.features = backbone(spec, stem)
+        self.backbone, self.features = backbone(spec, stem, size)
         self.projector = mlp(
             self.features, spec.hidden, spec.embedding,
             layers=spec.projector_layers, norm=spec.projector_norm,
@@ -136,4 +154,4 @@ def seeded(seed: int, *purpose: str) -> Iterator[None]:
 def build(spec: PretrainSpec) -> Encoder:
     """The encoder that a spec describes, freshly initialised from its seed."""
     with seeded(spec.seed, "init"):
-        return Encoder(spec.model, spec.stem).to(memory_format=torch.channels_last)
+        return Encoder(spec.model, spec.stem, spec.image_size).to(memory_format=torch.channels_last)

@@ -85,6 +85,14 @@ def test_a_timm_model_gives_as_many_features_as_it_says(name: str) -> None:
         assert network.eval()(torch.rand(2, 3, 64, 64)).shape == (2, features)
 
 
+def test_a_transformer_of_timm_is_made_for_the_images_of_the_spec() -> None:
+    fields = {"model": {"backbone": "timm/vit_tiny_patch16_224", "hidden": 8, "embedding": 4}}
+    encoder = models.build(tiny(**fields, data={"name": "digits", "image_size": 32}))
+    with torch.inference_mode():
+        assert encoder.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 4)
+    assert models.timm_options("resnet10t", 32) == {}
+
+
 def test_a_model_that_timm_has_not_is_told_with_those_like_it() -> None:
     with pytest.raises(
         SpecError, match=r"model\.backbone: timm has no model 'resnet9'; it has .*res"
