@@ -127,7 +127,9 @@ def composition(
         fa, fb, fba: (n, d) f(a(x)), f(a'(x)) and f(a'(a(x))) of the same samples.
         held_out: (m, d) f(x) of other samples.
         share: the subspace has the fewest dimensions (at least 2) that hold this share of the
-            training embeddings' squared length.
+            training embeddings' squared length. What lies outside adds to the error where little
+            moves: exact rotations of an untrained encoder's embeddings gave 0.26 at 0.999 (26 of
+            32 dimensions), and 3e-13 at 1.
 
     Returns:
         See `Composition`. The error is nan where R_{a'∘a} = I exactly.

@@ -151,6 +151,20 @@ def seeded(seed: int, *purpose: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def chance(spec: PretrainSpec, step: int, rank: int, device: torch.device) -> Iterator[None]:
+    """Within, what a network draws itself is counted: by seed, step and rank.
+
+    Only timm's models drop units or paths; nothing else here draws from torch's own generators.
+    """
+    if not spec.model.backbone.startswith("timm/"):
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(draws.generator(spec.seed, "dropout", step, rank).initial_seed())
+        yield
+
+
 def build(spec: PretrainSpec) -> Encoder:
     """The encoder that a spec describes, freshly initialised from its seed."""
     with seeded(spec.seed, "init"):

@@ -71,7 +71,11 @@ def unpack(
 def _apart_from_ranks(spec: PretrainSpec, ranks: int) -> dict[str, Any]:
     """What determines a run, as if it were launched on so many ranks."""
     launch = spec.launch.model_copy(update={"gpus": ranks, "nodes": 1})
-    return spec.model_copy(update={"launch": launch}).determining()
+    fields = spec.model_copy(update={"launch": launch}).determining()
+    if spec.fidelity == "official":  # the preset chooses these by the number of ranks
+        fields["bn"].pop("replicas", None)
+        fields["equivariance"].pop("splits", None)
+    return fields
 
 
 def _what_changes(spec: PretrainSpec, before: int, now: int) -> str:

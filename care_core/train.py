@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from care_core import checkpoint, data, knn, methods, metrics, resuming
+from care_core import checkpoint, data, knn, methods, metrics, models, resuming
 from care_core.device import set_up
 from care_core.distributed import ALONE, World
 from care_core.errors import CareError, Interrupted, SpecError
@@ -132,7 +132,8 @@ class _Run:
                                  spec.training.epochs)  # fmt: skip
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss, terms = self.forward(images)
+            with models.chance(spec, self.step, self.world.rank, self.device):
+                loss, terms = self.forward(images)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -154,8 +155,10 @@ class _Run:
     def _arrange_buckets(self) -> None:
         """Go backward once and forget it: see `World.parallel`."""
         if self.world.size > 1 and self.step < self.steps:
-            with self.world.averaged(self.method):
-                loss, _ = self.forward(next(self.feed.steps(self.step, self.step + 1)))
+            images = next(self.feed.steps(self.step, self.step + 1))
+            chance = models.chance(self.spec, self.step, self.world.rank, self.device)
+            with self.world.averaged(self.method), chance:
+                loss, _ = self.forward(images)
                 loss.backward()
 
     def _record(self, terms: dict[str, Tensor], rate: float) -> None:

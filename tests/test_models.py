@@ -126,3 +126,17 @@ def test_weights_come_from_the_seed_and_the_global_generator_is_left_alone(backb
     assert all(torch.equal(first[key], again[key]) for key in first)
     drawn = [key for key, value in first.items() if value.ndim > 1]
     assert not any(torch.equal(first[key], other[key]) for key in drawn)
+
+
+def test_what_a_timm_model_draws_itself_is_counted_and_the_global_generator_left_alone() -> None:
+    fields = {"model": {"backbone": "timm/resnet10t", "hidden": 8, "embedding": 4}}
+    spec, here = tiny(**fields), torch.device("cpu")
+    state = torch.get_rng_state()
+
+    def drawn(step: int, rank: int) -> list[float]:
+        with models.chance(spec, step, rank, here):
+            return torch.rand(3).tolist()
+
+    assert drawn(5, 0) == drawn(5, 0)
+    assert len({tuple(drawn(step, rank)) for step in (5, 6) for rank in (0, 1)}) == 4
+    assert torch.equal(torch.get_rng_state(), state)
