@@ -7,7 +7,7 @@ quotes, no white space that could end a line, nothing that a shell or sbatch wou
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
@@ -43,6 +43,9 @@ class Launch(BaseModel):
         ge=0,
         le=256,
         description="processes a rank that decode image files; default: cpus − 1, at least 1",
+    )
+    compile: Literal["off", "default", "max-autotune"] = Field(
+        "off", description="torch.compile of the networks; max-autotune: CUDA graphs on a GPU too"
     )
     resize: bool = Field(
         False, description="go on from a checkpoint of another number of ranks; not bitwise"

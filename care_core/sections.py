@@ -188,10 +188,13 @@ class Schedule(Section):
 
 
 class Training(Section):
-    """Length and batch. `batch_size` is global: images a step over all ranks."""
+    """Length, batch and precision. `batch_size` is global: images a step over all ranks."""
 
     epochs: int = Field(400, ge=1)
     batch_size: int = Field(256, ge=2)
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="of the networks' passes, by autocast; losses and weights are fp32"
+    )
 
 
 class Monitor(Section):
@@ -274,6 +277,9 @@ class Probe(Section):
 
     data: Data | None = Field(
         None, description="transfer: the dataset to probe on; default: the one trained on"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="of the frozen encoder's passes; features and classifiers are fp32"
     )
     folds: int = Field(
         0, ge=0, description="0: measure on the test set; n: cross-validate on the training set"
