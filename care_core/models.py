@@ -118,9 +118,14 @@ def mlp(
     return nn.Sequential(*modules)
 
 
+def widened(rows: Tensor) -> Tensor:
+    """The same numbers in fp32 at least."""
+    return rows if rows.dtype == torch.float64 else rows.float()
+
+
 def unit(rows: Tensor) -> Tensor:
     """(B, d) → (B, d) rows of length 1, in fp32 at least."""
-    return F.normalize(rows if rows.dtype == torch.float64 else rows.float(), dim=1)
+    return F.normalize(widened(rows), dim=1)
 
 
 class Encoder(nn.Module):

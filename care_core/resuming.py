@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from care_core.distributed import World
 from care_core.errors import SpecError
-from care_core.methods import Method
 from care_core.spec import PretrainSpec
+from care_core.stepping import Stepper
 
 
-def pack(
-    spec: PretrainSpec, method: Method, optimizer: torch.optim.Optimizer, world: World,
-    statistics: dict[str, Tensor],
-) -> dict[str, Any]:  # fmt: skip
+def pack(stepper: Stepper, statistics: dict[str, Tensor]) -> dict[str, Any]:
     """The state of a training, of tensors and plain values; the caller adds where it stands.
 
     Args:
@@ -25,24 +20,22 @@ def pack(
             are the ranks' means.
     """
     return {
-        "model": method.encoder.state_dict(),
-        "method": method.own_state(),
-        "optimizer": optimizer.state_dict(),
-        "spec": spec.model_dump_json(),
-        "ranks": world.size,
+        "model": stepper.method.encoder.state_dict(),
+        "method": stepper.method.own_state(),
+        **stepper.state_dict(),
+        "spec": stepper.spec.model_dump_json(),
+        "ranks": stepper.world.size,
         "statistics": statistics,
     }
 
 
-def unpack(
-    state: dict[str, Any], spec: PretrainSpec, method: Method, optimizer: torch.optim.Optimizer,
-    world: World, place: str, say: Callable[[str], None],
-) -> int:  # fmt: skip
+def unpack(state: dict[str, Any], stepper: Stepper, place: str, say: Callable[[str], None]) -> int:
     """Put a training into a checkpoint's state. Returns the step after which it was saved.
 
     Raises:
         SpecError: it is of another spec, or of another number of ranks and launch.resize is off.
     """
+    spec, method, world = stepper.spec, stepper.method, stepper.world
     other = PretrainSpec.model_validate_json(state["spec"])
     ranks = int(state["ranks"])
     most = max(ranks, world.size)
@@ -64,7 +57,7 @@ def unpack(
     if ranks == world.size:
         for name, own in state["statistics"].items():
             method.get_buffer(name).copy_(own[world.rank])
-    optimizer.load_state_dict(state["optimizer"])
+    stepper.load_state_dict(state)
     return int(state["step"])
 
 

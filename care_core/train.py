@@ -19,14 +19,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from care_core import checkpoint, data, knn, methods, metrics, models, resuming
+from care_core import checkpoint, data, knn, methods, metrics, resuming
 from care_core.device import set_up
 from care_core.distributed import ALONE, World
 from care_core.errors import CareError, Interrupted, SpecError
 from care_core.feed import Feed
 from care_core.files import read_json, write_json
-from care_core.optim import build_optimizer, learning_rate
+from care_core.optim import learning_rate
 from care_core.spec import PretrainSpec
+from care_core.stepping import Stepper
 
 
 class Tracker(Protocol):
@@ -109,8 +110,7 @@ class _Run:
         self.feed = Feed(spec, images, world, self.device)
         self.check = self._check_sets(data_dir)
         self.method = methods.build(spec, world).to(self.device)
-        self.forward = world.parallel(self.method)
-        self.optimizer = build_optimizer(spec.optimizer, self.method)
+        self.stepper = Stepper(spec, self.method, world, self.device)
         self.best: tuple[float, int] = (-1.0, 0)  # accuracy of the kNN check, and its epoch
         self.step = self._resume()
         self.log = metrics.MetricsLog(run_dir, self.step or -1) if world.is_main else None
@@ -126,20 +126,13 @@ class _Run:
         """From the step resumed at to the last one; then the result."""
         spec = self.spec
         self._progress()
-        self._arrange_buckets()
+        if self.world.size > 1 and self.step < self.steps:
+            self.stepper.settle(next(self.feed.steps(self.step, self.step + 1)))
         for images in self.feed.steps(self.step, self.steps):
             rate = learning_rate(spec.schedule, spec.optimizer.lr, self.step / self.per_epoch,
                                  spec.training.epochs)  # fmt: skip
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            with models.chance(spec, self.step, self.world.rank, self.device):
-                loss, terms = self.forward(images)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
+            terms = self.stepper.update(images, rate, (self.step + 1) / self.steps)
             self.step += 1
-            self.method.after_step(self.step / self.steps)
-
             epoch_ended = self.step % self.per_epoch == 0
             if self.step % spec.log.every_steps == 0 or self.step == self.steps:
                 self._record(terms, rate)
@@ -151,15 +144,6 @@ class _Run:
             if stopping:
                 raise Interrupted(f"stopped on request after step {self.step}; it can go on")
         return self._finish()
-
-    def _arrange_buckets(self) -> None:
-        """Go backward once and forget it: see `World.parallel`."""
-        if self.world.size > 1 and self.step < self.steps:
-            images = next(self.feed.steps(self.step, self.step + 1))
-            chance = models.chance(self.spec, self.step, self.world.rank, self.device)
-            with self.world.averaged(self.method), chance:
-                loss, _ = self.forward(images)
-                loss.backward()
 
     def _record(self, terms: dict[str, Tensor], rate: float) -> None:
         """Read the terms off the device (the only synchronisation) and write them down."""
@@ -239,9 +223,7 @@ class _Run:
             if self.log:
                 self.log.sync()
                 folder = self.run_dir / "checkpoints"
-                state = resuming.pack(
-                    self.spec, self.method, self.optimizer, self.world, statistics
-                )
+                state = resuming.pack(self.stepper, statistics)
                 where = {"step": self.step, "steps_per_epoch": self.per_epoch, "best": self.best}
                 checkpoint.save(
                     folder,
@@ -266,9 +248,7 @@ class _Run:
         )
         if state is None:
             return 0
-        step = resuming.unpack(
-            state, self.spec, self.method, self.optimizer, self.world, str(self.run_dir), self.say
-        )
+        step = resuming.unpack(state, self.stepper, str(self.run_dir), self.say)
         accuracy, epoch = state["best"]
         self.best = float(accuracy), int(epoch)
         self.say(f"resuming after step {step} of {self.steps}")

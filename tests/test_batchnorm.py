@@ -112,10 +112,12 @@ def test_statistics_over_ranks_do_not_cancel(launch: Launch, tmp_path: Path) -> 
 
 
 def test_without_synchronisation_a_rank_has_statistics_of_its_own() -> None:
-    layer, _ = layer_and_rows("2d")
-    before = type(layer)
-    batchnorm.adopt(layer, BatchNorm(sync=False), World(0, 2))
-    assert type(layer) is before  # and torch's own code does it
+    layer, rows = layer_and_rows("2d")
+    plain = copy.deepcopy(layer)
+    batchnorm.adopt(layer, BatchNorm(sync=False), World(0, 2))  # no group: it may not ask
+    found, wanted = passed(layer, rows, upstream(rows)), passed(plain, rows, upstream(rows))
+    for key, value in found.items():
+        torch.testing.assert_close(value, wanted[key], rtol=0, atol=0, msg=key)
 
 
 def test_an_evaluated_layer_uses_its_saved_statistics_and_leaves_them() -> None:
@@ -172,8 +174,12 @@ def network() -> nn.Sequential:
     ).double()  # fmt: skip
 
 
-def test_separate_views_are_separate_forwards_and_views_together_are_one() -> None:
-    """Outputs, gradients and running statistics, for views of several sizes and scales."""
+@pytest.mark.parametrize("adopted", [True, False])
+def test_separate_views_are_separate_forwards_and_views_together_are_one(adopted: bool) -> None:
+    """Outputs, gradients and running statistics, for views of several sizes and scales.
+
+    A batch norm that was not adopted cannot tell views apart: they come one at a time then.
+    """
     source = torch.Generator().manual_seed(0)
     views = [
         torch.randn(count, 3, 8, 8, generator=source, dtype=torch.float64) * (n + 1) + n
@@ -185,7 +191,10 @@ def test_separate_views_are_separate_forwards_and_views_together_are_one() -> No
         if how is None:
             outputs = [model(view) for view in views]
         else:
-            outputs = batchnorm.through(model, views, BatchNorm.model_validate({"views": how}))
+            spec = BatchNorm.model_validate({"views": how})
+            if adopted:
+                batchnorm.adopt(model, spec, ALONE)
+            outputs = batchnorm.through(model, views, spec)
         assert [len(rows) for rows in outputs] == [8, 8, 4]
         sum((n + 1) * rows.sin().sum() for n, rows in enumerate(outputs)).backward()
         gradients = {f"d {k}": p.grad for k, p in model.named_parameters()}
@@ -201,3 +210,19 @@ def test_separate_views_are_separate_forwards_and_views_together_are_one() -> No
     for key in ("d 0.weight", "1.running_mean", "5.running_var"):
         assert not torch.allclose(together[key], forwards[key], rtol=1e-2)
     assert (separate["1.num_batches_tracked"], together["1.num_batches_tracked"]) == (3, 1)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_all_views_pass_at_once_and_leave_nothing_behind(parts: int) -> None:
+    """One call of the network a step; and afterwards a batch is one view again."""
+    model, spec = network(), BatchNorm(replicas=parts)
+    batchnorm.adopt(model, spec, ALONE)
+    calls: list[int] = []
+    model[0].register_forward_pre_hook(lambda layer, given: calls.append(len(given[0])))
+    views = [torch.randn(n, 3, 8, 8, dtype=torch.float64) + n for n in (8, 4)]
+    batchnorm.through(model, views, spec)
+    assert calls == [12]
+    whole = torch.cat(views)
+    again = copy.deepcopy(model)
+    torch.testing.assert_close(model(whole), again(whole), rtol=0, atol=0)
+    assert all(getattr(layer, "views", None) is None for layer in model.modules())

@@ -9,7 +9,7 @@ ablations' terms are said here, once:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from care_core import losses, models
 from care_core.batchnorm import through
 from care_core.distributed import World
+from care_core.precision import autocast
 from care_core.spec import PretrainSpec
 
 
@@ -50,6 +51,7 @@ class Method(nn.Module):
         super().__init__()
         self.spec, self.world = spec, world
         self.encoder = models.build(spec)
+        self.compiled: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
 
     def images(self, step: Step) -> list[Tensor]:
         """What goes through the trained encoder, the pair of the equivariance term apart."""
@@ -68,8 +70,20 @@ class Method(nn.Module):
         """Called after each update; `share` of all steps are done."""
 
     def through(self, network: nn.Module, views: list[Tensor]) -> list[Tensor]:
-        """Each view's output, batch statistics taken as the spec says."""
-        return through(network, views, self.spec.bn)
+        """Each view's output, in fp32: the passes' statistics and precision are the spec's."""
+        with autocast(views[0].device, self.spec.training.precision):
+            found = through(network, views, self.spec.bn, self._compiled(network))
+        return [models.widened(rows) for rows in found]
+
+    def _compiled(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
+        """The network's compiled twin, if it is to have one. It shares the weights."""
+        how = self.spec.launch.compile
+        if how == "off":
+            return network
+        if network not in self.compiled:
+            mode = None if how == "default" else how
+            self.compiled[network] = torch.compile(network, mode=mode, dynamic=False)
+        return self.compiled[network]
 
     def compared(self, rows: Tensor) -> Tensor:
         """(B, d) → the rows that a loss compares: of all ranks, or this one's."""

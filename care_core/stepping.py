@@ -1,0 +1,70 @@
+"""One update after another: forward, backward, optimiser. No line of it waits for the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from care_core import models
+from care_core.distributed import World
+from care_core.methods import Method, Step
+from care_core.optim import build_optimizer
+from care_core.spec import PretrainSpec
+
+
+class Stepper:
+    """A method with its optimiser, and the gradients of all ranks.
+
+    The networks' passes have the spec's precision and may be compiled (`Method.through`); losses,
+    weights and updates are fp32. In fp16 small gradients would vanish, so the loss is scaled
+    before the backward, by a factor that halves when a gradient overflows; that update is left out.
+    """
+
+    def __init__(
+        self, spec: PretrainSpec, method: Method, world: World, device: torch.device
+    ) -> None:
+        self.spec, self.method, self.world, self.device = spec, method, world, device
+        self.forward = world.parallel(method)
+        self.optimizer = build_optimizer(spec.optimizer, method)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=spec.training.precision == "fp16")
+
+    def update(self, images: Step, rate: float, share: float) -> dict[str, Tensor]:
+        """One step. Returns the loss and its terms, detached, on the device.
+
+        Args:
+            rate: the learning rate.
+            share: of all steps, done with this one.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        terms = self.backward(images)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.method.after_step(share)
+        return terms
+
+    def backward(self, images: Step) -> dict[str, Tensor]:
+        """The gradients of a step, averaged over the ranks (scaled, in fp16)."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with models.chance(self.spec, images.number, self.world.rank, self.device):
+            loss, terms = self.forward(images)
+        self.scaler.scale(loss).backward()
+        return dict(terms)
+
+    def settle(self, images: Step) -> None:
+        """Go backward once and forget it: DDP arranges its buckets (see `World.parallel`)."""
+        with self.world.averaged(self.method):
+            self.backward(images)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimiser's moments and the scale of the loss, for a checkpoint."""
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take `state_dict` back."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
