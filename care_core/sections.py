@@ -266,10 +266,38 @@ class KnnProbe(Section):
 
 
 class GeometryProbe(Section):
-    """γ_f and the Wahba error over `augmentations` draws, each acting on all `images` images."""
+    """γ_f, Wahba errors and cosines over `augmentations` draws, each acting on all `images` images.
+
+    Some of the images are also followed along paths, from no augmentation to all of it.
+    """
 
     augmentations: int = Field(20, ge=1)
     images: int = Field(2000, ge=2)
+    path_images: int = Field(32, ge=1, description="how many images are followed along the paths")
+    path_steps: int = Field(20, ge=1, description="of a path, from none of an augmentation to all")
+
+
+class ColourProbe(Section):
+    """Neighbours under a shift of the hue, and augmentations read from pairs of embeddings."""
+
+    images: int = Field(2000, ge=3, description="test images: each asks for neighbours among them")
+    neighbours: int = Field(5, ge=1, description="as in the paper's figures")
+    hue_shift: float = Field(0.2, gt=-1, lt=1, description="turns; the paper does not give its own")
+    queries: int = Field(8, ge=1, description="images whose neighbours are kept as pictures")
+    pairs: int = Field(
+        1500,
+        ge=4,
+        description="of training images to fit regressions on, and of test images to read",
+    )
+
+
+class CompositionProbe(Section):
+    """Whether rotations compose, over `pairs` pairs of augmentations of up to `images` images."""
+
+    pairs: int = Field(8, ge=1)
+    images: int = Field(
+        2000, ge=2, description="training images to fit on, and test images to read"
+    )
 
 
 class Probe(Section):
@@ -287,6 +315,8 @@ class Probe(Section):
     linear: LinearProbe = LinearProbe()
     knn: KnnProbe = KnnProbe()
     geometry: GeometryProbe = GeometryProbe()
+    colour: ColourProbe = ColourProbe()
+    composition: CompositionProbe = CompositionProbe()
 
     @model_validator(mode="after")
     def _folds(self) -> Probe:

@@ -7,7 +7,7 @@ are in `care_core.sections`; here they are put together, and judged together.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -52,6 +52,9 @@ __all__ = [
 
 #: Raised whenever a computed function changes, so that old results are not taken for new ones.
 NUMERICS = 2
+
+#: What an evaluation measures unless it is asked otherwise; `probe_kinds` are all.
+USUAL_KINDS: Final = ("linear", "knn", "geometry")
 
 
 class PretrainSpec(Section):
@@ -285,6 +288,12 @@ class PretrainSpec(Section):
         return self.model.stem or ("cifar" if self.image_size <= 64 else "imagenet")
 
 
+def probe_kinds() -> list[str]:
+    """What an evaluation can measure, in the order in which it does."""
+    each, _ = get_args(ProbeSpec.model_fields["kinds"].annotation)
+    return list(get_args(each))
+
+
 class ProbeSpec(Section):
     """One evaluation: which encoder, of which epoch, measured how and on which images."""
 
@@ -293,7 +302,7 @@ class ProbeSpec(Section):
         description="sha256 of the pretrain run's identity, or of a checkpoint file"
     )
     epoch: int | None = Field(None, ge=0, description="default: the last")
-    kinds: tuple[Literal["linear", "knn", "geometry"], ...] = ("linear", "knn", "geometry")
+    kinds: tuple[Literal["linear", "knn", "geometry", "colour", "composition"], ...] = USUAL_KINDS
     data: Data
     pretrained_on: Data | None = Field(None, description="default: the same as data")
     augment: Augment
@@ -315,10 +324,11 @@ class ProbeSpec(Section):
         fields["data"] = {"name": self.data.name, "image_size": self.image_size}
         fields["data"]["normalization"] = [list(part) for part in self.normalization]
         # what is not measured must not make another run
-        for kind in {"linear", "knn", "geometry"} - set(self.kinds):
+        for kind in set(probe_kinds()) - set(self.kinds):
             del fields["probe"][kind]
         augmented = self.probe.linear.augmentation != "none" and "linear" in self.kinds
-        if "geometry" not in self.kinds and not augmented:
+        moved = {"geometry", "colour", "composition"} & set(self.kinds)
+        if not (moved or augmented):
             del fields["augment"]
         del fields["probe"]["data"]
         return fields

@@ -103,7 +103,10 @@ def evaluate(
         int | None, typer.Option(help="Epoch to probe; default: the last", min=0)
     ] = None,
     probe: Annotated[
-        list[str] | None, typer.Option(help="linear, knn or geometry; repeatable; default: all")
+        list[str] | None,
+        typer.Option(
+            help="linear, knn, geometry (these three by default), colour, composition; repeatable"
+        ),
     ] = None,
     plots: Annotated[bool, typer.Option("--plots", help="Draw the embedding's geometry")] = False,
     override: Override = None,
@@ -118,10 +121,11 @@ def evaluate(
     experiment: Experiment = "care",
     tag: Tag = None,
 ) -> None:
-    """Measure a trained encoder: linear probe, kNN, hue regression, geometry.
+    """Measure a trained encoder: linear probe, kNN, hue regression, geometry, colour, composition.
 
     Example: carectl eval digits-care-simclr --probe linear --probe knn
     """
+    from care_core.spec import USUAL_KINDS, probe_kinds
     from carectl import specs
     from carectl.console.output import Output
     from carectl.errors import CommandError
@@ -131,7 +135,7 @@ def evaluate(
     options = Options(backend, gpus, devices, detach, dry_run, json, runs_dir, data_dir,
                       experiment, tuple(tag or ()))  # fmt: skip
     output = Output(json)
-    known = ("linear", "knn", "geometry")
+    known = probe_kinds()
     for kind in probe or ():
         if kind not in known:
             raise CommandError(f"--probe {kind}: must be one of {', '.join(known)}")
@@ -140,7 +144,7 @@ def evaluate(
     loaded, source = source_of(runs_dir, run, epoch)
     loaded = specs.override(loaded, [*(override or []), *options.settings()])
     planner = Planner(runs_dir, data_dir)
-    planner.probe(loaded, source, epoch=epoch, kinds=tuple(probe or known))
+    planner.probe(loaded, source, epoch=epoch, kinds=tuple(probe or USUAL_KINDS))
     outcome = carry_out(planner, options, output, "eval")
     report_runs(outcome, options, output, "eval", plots)
     raise typer.Exit(outcome.code)

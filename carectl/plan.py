@@ -14,7 +14,7 @@ from typing import Any, Literal
 from care_core import data
 from care_core.errors import CheckpointError
 from care_core.launch import Launch
-from care_core.spec import Data, PretrainSpec, ProbeSpec
+from care_core.spec import USUAL_KINDS, Data, PretrainSpec, ProbeSpec, probe_kinds
 from carectl import identity, runs
 from carectl.errors import CommandError
 from carectl.identity import Identity
@@ -61,7 +61,7 @@ class Planner:
 
     def probe(
         self, spec: PretrainSpec, source: Planned | Run | Path, *, epoch: int | None = None,
-        kinds: tuple[str, ...] = ("linear", "knn", "geometry"), **labels: Any,
+        kinds: tuple[str, ...] = USUAL_KINDS, **labels: Any,
     ) -> Planned:  # fmt: skip
         """Plan an evaluation of a planned or finished run, or of a checkpoint file.
 
@@ -76,7 +76,7 @@ class Planner:
         else:
             file = str(source.resolve())
             origin = hashlib.sha256(source.read_bytes()).hexdigest()
-        order = [kind for kind in ("linear", "knn", "geometry") if kind in kinds]
+        order = [kind for kind in probe_kinds() if kind in kinds]
         asked = spec.probe.data or spec.data
         transfer = (asked.name, asked.path) != (spec.data.name, spec.data.path)
         probe_spec = ProbeSpec.model_validate(
