@@ -5,12 +5,20 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 DatasetName = Literal[
-    "digits", "cifar10", "cifar100", "stl10", "imagenet100", "flowers102", "folder"
-]
+    "digits", "cifar10", "cifar100", "stl10", "imagenet100", "flowers102", "folder", "chains",
+    "proteins",
+]  # fmt: skip
+
+
+#: Sets that are somebody's own files: data.path says where they lie.
+OWN = ("folder", "proteins")
 
 
 class DatasetFacts(NamedTuple):
-    """Numbers of images and classes are None where only the files can tell."""
+    """Numbers of images and classes are None where only the files can tell.
+
+    What is said of images holds for point clouds, where a set has those: it has `points` of them.
+    """
 
     image_size: int
     classes: int | None
@@ -20,8 +28,10 @@ class DatasetFacts(NamedTuple):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     files: bool = False  #: an image a file, decoded when it is needed; else all lie in memory
+    points: int = 0  #: of a cloud, unless a spec says otherwise; 0: the set has images
 
 
+_CLOUDS: dict[str, tuple[float, float, float]] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 DATASETS: dict[str, DatasetFacts] = {
@@ -52,5 +62,13 @@ DATASETS: dict[str, DatasetFacts] = {
     "folder": DatasetFacts(
         image_size=224, classes=None, pretrain_images=None, probe_images=None, test_images=None,
         files=True, **_IMAGENET,
+    ),
+    "chains": DatasetFacts(
+        image_size=0, classes=5, pretrain_images=4096, probe_images=4096, test_images=1024,
+        points=64, **_CLOUDS,
+    ),
+    "proteins": DatasetFacts(  # classes: none
+        image_size=0, classes=0, pretrain_images=None, probe_images=None, test_images=None,
+        points=64, **_CLOUDS,
     ),
 }  # fmt: skip

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 from torchvision.models import resnet
 
 from care_core import draws
+from care_core.deepset import DeepSet
 from care_core.errors import SpecError
-from care_core.sections import SMALL_WIDTH, Model
+from care_core.sections import DEEPSET_WIDTH, SMALL_WIDTH, Model
 from care_core.spec import PretrainSpec
 
 
 def backbone(spec: Model, stem: str = "cifar", size: int = 224) -> tuple[nn.Module, int]:
-    """A network (B, 3, H, W) → (B, n) features, and n.
+    """A network (B, 3, H, W) → (B, n) features, and n; a deepset's takes (B, points, 3).
 
     ResNets are torchvision's; the CIFAR stem of the paper (appendix) is a 3×3 first convolution of
     stride 1 and no max-pool. `small` has one basic block a stage. timm/NAME is timm's, untrained,
@@ -29,6 +30,8 @@ def backbone(spec: Model, stem: str = "cifar", size: int = 224) -> tuple[nn.Modu
     """
     if spec.backbone == "small":
         return _small(spec.width or SMALL_WIDTH)
+    if spec.backbone == "deepset":
+        return DeepSet(width := spec.width or DEEPSET_WIDTH), width
     if spec.backbone.startswith("timm/"):
         return _timm(spec.backbone.removeprefix("timm/"), size)
     network: Any = getattr(resnet, spec.backbone)(weights=None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -18,13 +18,16 @@ from pydantic import (
     model_validator,
 )
 
-from care_core.facts import DATASETS, DatasetName
+from care_core.facts import DATASETS, OWN, DatasetName
 
 #: Channels of the small backbone's first stage, unless a spec says otherwise.
 SMALL_WIDTH = 24
 
+#: Units of a DeepSet's layers, unless a spec says otherwise.
+DEEPSET_WIDTH = 64
+
 #: The backbones that are known by a name of their own; timm/NAME is any model of timm.
-BACKBONES = ("small", "resnet18", "resnet34", "resnet50")
+BACKBONES = ("small", "resnet18", "resnet34", "resnet50", "deepset")
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -40,35 +43,66 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """Which images. `folder` is any folder with train/ and test/ (or val/) of class folders."""
+    """Which images, or point clouds.
+
+    `folder` is any folder with train/ and test/ (or val/) of class folders, `proteins` any folder
+    of PDB or mmCIF files.
+    """
 
     name: DatasetName
     image_size: int | None = Field(None, ge=8, le=512, description="pixels; default: the set's own")
     path: str | None = Field(
-        None, description="folder alone: where it lies, from the data folder unless absolute"
+        None,
+        description="folder and proteins: where they lie, from the data folder unless absolute",
+    )
+    points: int | None = Field(
+        None, ge=4, le=4096, description="of clouds: points along each chain; default 64"
     )
     mean: Channels | None = Field(None, description="of [0, 1] intensities; default: the set's own")
     std: Channels | None = Field(None, description="as mean")
     unreadable: Literal["error", "skip"] = Field(
-        "error", description="image files that cannot be decoded: stop, or leave out and count"
+        "error", description="files that cannot be decoded: stop, or leave out and count"
     )
 
     @model_validator(mode="after")
     def _path(self) -> Data:
-        if (self.name == "folder") != (self.path is not None):
+        if (self.name in OWN) != (self.path is not None):
             raise ValueError(
-                "path: the folder dataset needs one"
+                f"path: the {self.name} dataset needs one"
                 if self.path is None
-                else f"path: only the folder dataset has one; {self.name} lies in the data folder"
+                else f"path: only the {' or '.join(OWN)} dataset has one; {self.name} "
+                + ("is generated" if self.clouds else "lies in the data folder")
             )
+        of_images = (("image_size", self.image_size), ("mean", self.mean), ("std", self.std))
+        for key, value in of_images if self.clouds else (("points", self.points),):
+            if value is not None:
+                has = "point clouds" if self.clouds else "images"
+                raise ValueError(f"{key}: {self.name} has {has}, which have none")
         if self.std is not None and min(self.std) <= 0:
             raise ValueError("std: must be above 0 in each channel")
         return self
 
     @property
+    def clouds(self) -> bool:
+        """Whether its items are point clouds, and not images."""
+        return DATASETS[self.name].points > 0
+
+    @property
     def size(self) -> int:
-        """Pixels a side, the dataset's own unless the spec says otherwise."""
-        return self.image_size or DATASETS[self.name].image_size
+        """Pixels a side, of clouds points; the dataset's own unless the spec says otherwise."""
+        facts = DATASETS[self.name]
+        return (self.points or facts.points) if self.clouds else self.image_size or facts.image_size
+
+    def of_size(self, size: int) -> Data:
+        """The same with images of so many pixels, or clouds of so many points."""
+        return self.model_copy(update={"points" if self.clouds else "image_size": size})
+
+    def determining(self) -> dict[str, Any]:
+        """What of it determines a result, beside the content of its files."""
+        if self.clouds:
+            return {"name": self.name, "points": self.size}
+        normalization = [list(part) for part in self.normalization]
+        return {"name": self.name, "image_size": self.size, "normalization": normalization}
 
     @property
     def normalization(self) -> tuple[Channels, Channels]:
@@ -119,8 +153,9 @@ class Model(Section):
         None, description="of a ResNet; default: cifar up to 64 pixels, imagenet above"
     )
     width: int | None = Field(
-        None, ge=4, le=512, description="channels of the small backbone's first stage; default 24"
-    )
+        None, ge=4, le=512,
+        description="small: channels of its first stage, default 24; deepset: units, default 64",
+    )  # fmt: skip
     hidden: int = Field(512, ge=1, description="units of the projector's hidden layers")
     embedding: int = Field(128, ge=2, description="d, the dimension of the sphere's space")
     projector_layers: int = Field(2, ge=1, le=6, description="linear layers of the projector")
@@ -139,8 +174,10 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _only(self) -> Model:
-        if self.width is not None and self.backbone != "small":
-            raise ValueError(f"width: only the small backbone has one; {self.backbone} is fixed")
+        if self.width is not None and self.backbone not in ("small", "deepset"):
+            raise ValueError(
+                f"width: only the small backbone and deepset have one; {self.backbone} is fixed"
+            )
         if self.stem is not None and not self.backbone.startswith("resnet"):
             raise ValueError(f"stem: only ResNets have the choice; {self.backbone} has its own")
         return self
@@ -300,6 +337,13 @@ class CompositionProbe(Section):
     )
 
 
+class AxisProbe(Section):
+    """Of point clouds: their principal axis from an embedding, and its path as a cloud turns."""
+
+    rotations: int = Field(100, ge=2, description="about each axis, evenly over a whole turn")
+    clouds: int = Field(4, ge=1, description="whose paths are recorded")
+
+
 class Probe(Section):
     """How a trained encoder is measured. Not part of the pretraining's identity."""
 
@@ -317,6 +361,7 @@ class Probe(Section):
     geometry: GeometryProbe = GeometryProbe()
     colour: ColourProbe = ColourProbe()
     composition: CompositionProbe = CompositionProbe()
+    axis: AxisProbe = AxisProbe()
 
     @model_validator(mode="after")
     def _folds(self) -> Probe:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from care_core import fidelity
+from care_core import cloud_spec, fidelity
 from care_core.facts import DATASETS
 from care_core.launch import Launch
 from care_core.objectives import (
@@ -25,6 +25,7 @@ from care_core.objectives import (
     SimCLR,
 )
 from care_core.sections import (
+    DEEPSET_WIDTH,
     SMALL_WIDTH,
     Augment,
     BatchNorm,
@@ -84,7 +85,7 @@ class PretrainSpec(Section):
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, raw: Any) -> Any:
-        return fidelity.expand(raw) if isinstance(raw, dict) else raw
+        return cloud_spec.expand(fidelity.expand(raw)) if isinstance(raw, dict) else raw
 
     @model_validator(mode="after")
     def _consistent(self) -> PretrainSpec:
@@ -93,6 +94,7 @@ class PretrainSpec(Section):
             *self._schedule_problems(),
             *self.rank_problems(self.launch.ranks),
             *self._leak_problems(),
+            *cloud_spec.problems(self),
         ]
         if ".." in self.name:
             problems.append("name: may not contain '..'")
@@ -203,7 +205,7 @@ class PretrainSpec(Section):
 
     @property
     def image_size(self) -> int:
-        """Pixels a side, the dataset's own unless the spec says otherwise."""
+        """Pixels a side (of clouds points), the dataset's own unless the spec says otherwise."""
         return self.data.size
 
     @property
@@ -238,8 +240,7 @@ class PretrainSpec(Section):
         for key in self._idle():
             section, _, last = key.partition(".")
             del fields[section][last]
-        fields["data"] = {"name": self.data.name, "image_size": self.image_size}
-        fields["data"]["normalization"] = [list(part) for part in self.data.normalization]
+        fields["data"] = self.data.determining()
         if self.world_matters:
             fields["ranks"] = self.launch.ranks
         if self.loss.method == 0 and not isinstance(self.method, MoCo | EquiMod):
@@ -250,6 +251,8 @@ class PretrainSpec(Section):
             fields["equivariance"]["batch"] = self.equivariance_batch
         if self.model.backbone == "small":
             fields["model"]["width"] = self.model.width or SMALL_WIDTH
+        if self.model.backbone == "deepset":
+            fields["model"]["width"] = self.model.width or DEEPSET_WIDTH
         if self.model.backbone.startswith("resnet"):
             fields["model"]["stem"] = self.stem
         checked = self.monitor.train_mode or self.checkpoint.select == "best"
@@ -281,6 +284,9 @@ class PretrainSpec(Section):
             yield "optimizer.trust"
         if self.schedule.name != "multistep":
             yield from ("schedule.milestones", "schedule.gamma")
+        if self.data.clouds:
+            yield from (f"augment.{key}" for key in Augment.model_fields if key != "ranks")
+            yield from ("model.stem", "equivariance.crop")
 
     @property
     def stem(self) -> Literal["cifar", "imagenet"]:
@@ -302,16 +308,24 @@ class ProbeSpec(Section):
         description="sha256 of the pretrain run's identity, or of a checkpoint file"
     )
     epoch: int | None = Field(None, ge=0, description="default: the last")
-    kinds: tuple[Literal["linear", "knn", "geometry", "colour", "composition"], ...] = USUAL_KINDS
+    kinds: tuple[Literal["linear", "knn", "geometry", "colour", "composition", "axis"], ...] = (
+        USUAL_KINDS
+    )
     data: Data
     pretrained_on: Data | None = Field(None, description="default: the same as data")
     augment: Augment
     probe: Probe
 
+    @model_validator(mode="after")
+    def _measurable(self) -> ProbeSpec:
+        if problems := list(cloud_spec.unmeasurable(self.data, self.kinds)):
+            raise ValueError("\n".join(problems))
+        return self
+
     @property
     def image_size(self) -> int:
-        """Pixels a side: what data says, else what the encoder was trained on."""
-        return self.data.image_size or (self.pretrained_on or self.data).size
+        """Pixels a side (of clouds points): what data says, else what the encoder trained on."""
+        return self.data.image_size or self.data.points or (self.pretrained_on or self.data).size
 
     @property
     def normalization(self) -> tuple[Channels, Channels]:
@@ -328,7 +342,9 @@ class ProbeSpec(Section):
             del fields["probe"][kind]
         augmented = self.probe.linear.augmentation != "none" and "linear" in self.kinds
         moved = {"geometry", "colour", "composition"} & set(self.kinds)
-        if not (moved or augmented):
+        if self.data.clouds or not (moved or augmented):
             del fields["augment"]
+        if self.data.clouds:
+            fields["data"] = self.data.of_size(self.image_size).determining()
         del fields["probe"]["data"]
         return fields

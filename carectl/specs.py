@@ -49,9 +49,12 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     ),
     "schedule.warmup_epochs": ("training.epochs",),
     "schedule.milestones": ("schedule.name", "training.epochs"),
+    "model.backbone": ("data.name",),
     "model.width": ("model.backbone",),
     "model.stem": ("model.backbone",),
     "data.path": ("data.name",),
+    "probe.data": ("data.name",),
+    "monitor.every_epochs": ("data.name",),
     # leaks: what they are measured against is the preset's
     **{choice.key: ("fidelity",) for choice in fidelity.CHOICES if choice.leak},
 }  # fmt: skip

@@ -16,7 +16,7 @@ from carectl.specs import SpecFileError
 from carectl.yamlpos import MAX_BYTES
 
 GOOD = "name: a\ndata: {name: digits}\n"
-DATASETS = "digits, cifar10, cifar100, stl10, imagenet100, flowers102, folder"
+DATASETS = "digits, cifar10, cifar100, stl10, imagenet100, flowers102, folder, chains, proteins"
 METHODS = "simclr, moco, barlow, byol, equimod"
 Write = Callable[[str | bytes], Path]
 
@@ -104,7 +104,7 @@ def test_a_problem_is_shown_with_its_source_line_and_a_caret(write: Write) -> No
         ("method: {temprature: 1}", "method.temprature",
          "unknown key, did you mean 'temperature'?"),
         ("data: {x: 1, name: digits}", "data.x",
-         "unknown key; there is: name, image_size, path, mean, std, unreadable"),
+         "unknown key; there is: name, image_size, path, points, mean, std, unreadable"),
         ("probe: {data: {name: stl10, pth: a}}", "probe.data.pth",
          "unknown key, did you mean 'path'?"),
         ("queue: 1", "queue", "unknown key, did you mean 'method.queue'?"),
@@ -118,7 +118,8 @@ def test_a_problem_is_shown_with_its_source_line_and_a_caret(write: Write) -> No
         ("optimizer: {lr: '1'}", "optimizer.lr", "must be a number, not '1'"),
         ("seed: true", "seed", "must be a whole number, not true"),
         ("training: {epochs: 1.5}", "training.epochs", "must be a whole number, not 1.5"),
-        ("model: {width: 8}", "model.width", "only the small backbone has one; resnet50 is fixed"),
+        ("model: {width: 8}", "model.width",
+         "only the small backbone and deepset have one; resnet50 is fixed"),
         ("augment: {crop_ratio: [1]}", "augment.crop_ratio", "must have at least 2 items"),
         ("augment:", "augment", "must be a section of key: value lines, not empty"),
         ("schedule: {milestones: [1, x]}", "schedule.milestones[1]",

@@ -1,7 +1,8 @@
 """The datasets. Importing this is free; torch and torchvision are loaded to read images alone.
 
 digits, CIFAR and STL10 lie in memory (`base.ImageSet`); ImageNet100, Flowers-102 and a folder of
-one's own are image files (`files.FileSet`), decoded when they are needed.
+one's own are image files (`files.FileSet`), decoded when they are needed. chains and proteins are
+point clouds (`clouds.CloudSet`), in memory too.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from care_core.data import embedded, folders, imagenet100
+from care_core.data import embedded, folders, imagenet100, structures
 from care_core.data.layout import FILES, Split, missing, remedy
 from care_core.data.listing import Listing, signature
 from care_core.errors import DataError, StorageError
-from care_core.facts import DATASETS
+from care_core.facts import DATASETS, OWN
 from care_core.files import read_json, write_json
 from care_core.sections import Data
 
@@ -25,10 +26,19 @@ if TYPE_CHECKING:
     from care_core.data.base import ImageSet
     from care_core.data.files import FileSet
 
+    # a clouds.CloudSet is an ImageSet
     Images = ImageSet | FileSet
 
 #: Below the data folder: what was found out about it, such as files that cannot be decoded.
 MEMORY = ".care"
+
+#: Sets that are part of the package, and what they are.
+_INSIDE = {"digits": "embedded (scikit-learn's)", "chains": "generated protein backbones"}
+
+_OWN = {
+    "folder": "with train/ and test/ (or val/) of class folders",
+    "proteins": "of PDB or mmCIF files, with train/ and test/ or without",
+}
 
 
 class DataState(NamedTuple):
@@ -55,11 +65,11 @@ def load(
     spec: Data, split: Split, data_dir: Path, size: int | None = None,
     say: Callable[[str], None] = _quiet,
 ) -> Images:  # fmt: skip
-    """The images of one split, as size × size pixels (of files: as they will be decoded).
+    """The images or clouds of one split, as size × size pixels (of files: once they are decoded).
 
     Args:
         split: `pretrain` is what self-supervision sees; `train` and `test` are the probe's.
-        size: pixels, where not those of the spec.
+        size: pixels, or points of a cloud, where not those of the spec.
         say: told of what takes long: with data.unreadable: skip, the first look at image files.
 
     Raises:
@@ -72,6 +82,14 @@ def load(
         from care_core.data import digits
 
         return digits.load(split, size)
+    if spec.name == "chains":
+        from care_core.data import chains
+
+        return chains.load(split, size)
+    if spec.name == "proteins":
+        from care_core.data import proteins
+
+        return proteins.load(spec, split, data_dir, size, data_dir / MEMORY, say)
     if not DATASETS[spec.name].files:
         from care_core.data import vision
 
@@ -85,18 +103,19 @@ def load(
 def available(spec_or_name: Data | str, data_dir: Path) -> DataState:
     """Whether the set's files are there (not whether they are whole: see `verify`)."""
     spec = _spec(spec_or_name)
-    name = spec.name if spec else "folder"
     if spec is None:
-        detail = "any folder with train/ and test/ (or val/) of class folders; data.path names it"
-        return DataState(name, True, None, detail)
-    if name == "digits":
-        return DataState(name, True, None, "embedded (scikit-learn's)")
+        name = str(spec_or_name)
+        return DataState(name, True, None, f"any folder {_OWN[name]}; data.path names it")
+    name = spec.name
+    if name in _INSIDE:
+        return DataState(name, True, None, _INSIDE[name])
     if name in FILES:
         where, lacking = data_dir / FILES[name][0], missing(name, data_dir)
         detail = f"{len(FILES[name][1])} files"
     else:
-        where, lacking = folders.place(spec, data_dir), folders.missing(spec, data_dir)
-        detail = "class folders"
+        of = structures if name == "proteins" else folders
+        where, lacking = of.place(spec, data_dir), of.missing(spec, data_dir)
+        detail = "class folders" if of is folders else "structures"
     return DataState(name, not lacking, where, lacking or detail)
 
 
@@ -117,9 +136,11 @@ def fingerprint(spec: Data, data_dir: Path, cache: Path | None = None) -> str:
     _require(spec, data_dir)
     if spec.name == "digits":
         return embedded.fingerprint()
+    if spec.name == "chains":
+        return embedded.of_chains()
     folder, names = FILES.get(spec.name, ("", ()))
     marks: list[tuple[str, str]] = []
-    if DATASETS[spec.name].files:
+    if DATASETS[spec.name].files or spec.name == "proteins":
         names = tuple(name for name in names if name.endswith(".mat"))
         for split in _there(spec, data_dir):
             marks.append((split, signature(_listing(spec, split, data_dir))))
@@ -147,9 +168,9 @@ def prepare(
     if source and name != "imagenet100":
         raise DataError(f"{name}: is not built from a local ImageNet; only imagenet100 is")
     if spec is None:
-        raise DataError(f"folder: it is yours; {remedy(name, data_dir)}")
-    if name == "digits":
-        progress("digits: embedded, nothing to get")
+        raise DataError(f"{name}: it is yours; {remedy(name, data_dir)}")
+    if name in _INSIDE:
+        progress(f"{name}: {_INSIDE[name]}, nothing to get")
     elif name == "imagenet100":
         imagenet100.prepare(source, data_dir, progress)
     elif name == "flowers102":
@@ -173,9 +194,14 @@ def verify(
     """
     spec = _spec(spec_or_name)
     if spec is None:
-        raise DataError("folder: which one? --path names it")
-    if spec.name == "digits":
+        raise DataError(f"{spec_or_name}: which one? --path names it")
+    if spec.name in _INSIDE:
         return Verdict([], [])
+    if spec.name == "proteins":
+        from care_core.data import proteins
+
+        lacking = structures.missing(spec, data_dir)
+        return Verdict([lacking] if lacking else proteins.verify(spec, data_dir, progress), [])
     if not DATASETS[spec.name].files:
         from care_core.data import vision
 
@@ -206,10 +232,14 @@ def _undecodable(parts: Sequence[Listing], progress: Callable[[str], None]) -> l
 
 
 def _there(spec: Data, data_dir: Path) -> list[Split]:
-    return folders.splits(spec, data_dir) if spec.name == "folder" else ["pretrain", "test"]
+    if spec.name in OWN:
+        return (structures if spec.clouds else folders).splits(spec, data_dir)
+    return ["pretrain", "test"]
 
 
 def _listing(spec: Data, split: Split, data_dir: Path) -> Listing:
+    if spec.name == "proteins":
+        return structures.listing(spec, split, data_dir)
     if spec.name == "flowers102":
         from care_core.data import flowers
 
@@ -218,12 +248,12 @@ def _listing(spec: Data, split: Split, data_dir: Path) -> Listing:
 
 
 def _spec(spec_or_name: Data | str) -> Data | None:
-    """The dataset, or None for the folder dataset without its path."""
+    """The dataset, or None for one that is somebody's own, without its path."""
     if isinstance(spec_or_name, Data):
         return spec_or_name
     if spec_or_name not in DATASETS:
         raise DataError(f"no dataset '{spec_or_name}'; there are: {', '.join(DATASETS)}")
-    return None if spec_or_name == "folder" else Data.model_validate({"name": spec_or_name})
+    return None if spec_or_name in OWN else Data.model_validate({"name": spec_or_name})
 
 
 def _require(spec: Data, data_dir: Path) -> None:

@@ -1,4 +1,7 @@
-"""Where the embedded digits come from: a file inside scikit-learn, read without importing it."""
+"""What the sets that need no files come from. Torch-free.
+
+The digits are in a file inside scikit-learn, which is read without importing it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from care_core.errors import DataError
 
 #: Raised when the construction of the images from this source changes (care_core.data.digits).
 VERSION = 1
+
+#: Raised when the construction of the chains changes (care_core.data.chains).
+CHAINS_VERSION = 1
 
 
 def source() -> bytes:
@@ -31,3 +37,8 @@ def source() -> bytes:
 def fingerprint() -> str:
     """sha256 of what the images are made from."""
     return hashlib.sha256(source() + f"/{VERSION}".encode()).hexdigest()
+
+
+def of_chains() -> str:
+    """sha256 of what the chains are made from: this version of the code that generates them."""
+    return hashlib.sha256(f"chains/{CHAINS_VERSION}".encode()).hexdigest()

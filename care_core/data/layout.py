@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
+from care_core.facts import OWN
+
 Split = Literal["pretrain", "train", "test"]
 
 FILES = {
@@ -34,7 +36,7 @@ def missing(name: str, data_dir: Path) -> str:
 
 def remedy(name: str, data_dir: Path) -> str:
     """What gets a set that is missing."""
-    if name == "folder":
+    if name in OWN:
         return "data.path names the folder, from the data folder on unless it is absolute"
     source = " --imagenet DIR" if name == "imagenet100" else ""
     return f"`carectl data prepare {name}{source} --data-dir {data_dir}` gets it"
