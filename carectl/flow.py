@@ -107,9 +107,10 @@ def carry_out(planner: Planner, options: Options, output: Output, command: str) 
         return Outcome(plan, None, 0)
     from carectl.console.progress import wait
 
-    watched = [Run(options.runs_dir / run.run_id) for run in plan]
+    hopeless = {r.run_id: Status("blocked", r.reason) for r in plan if r.action == "blocked"}
+    watched = [Run(options.runs_dir / run.run_id) for run in plan if run.run_id not in hopeless]
     try:
-        states = wait(watched, backend, output)
+        states = hopeless | wait(watched, backend, output)
     except KeyboardInterrupt:
         output.note("\nDetached: the jobs go on without this terminal.")
         output.emit(command, plan=tables.plan_values(plan), detached=True)

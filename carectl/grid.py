@@ -1,4 +1,8 @@
-"""A grid of runs beside published numbers, such as experiments/table1.yaml. No torch here."""
+"""A grid of runs beside published numbers, such as experiments/table1.yaml. No torch here.
+
+Every target of `carectl reproduce` has one: which recipes it trains (rows × columns × seeds), with
+what put over them, which measurements it takes at which epochs, and what it says of itself.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from care_core.spec import probe_kinds
 from carectl.complaints import did_you_mean
 from carectl.errors import CommandError
 
+PROBES = ("linear", "knn", "geometry")  # what is measured unless a grid says otherwise
 Percent = Annotated[float, Field(ge=0, le=100)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Epoch = Annotated[int, Field(ge=0)]
 
 
 class _Part(BaseModel):
@@ -23,6 +30,7 @@ class Entry(_Part):
     """One method on one dataset: our recipe and the paper's number; either may be absent."""
 
     recipe: str | None = None
+    overrides: list[str] = Field([], description="settings that make this cell, such as a sweep's")
     mean: Percent | None = Field(None, description="top-1 accuracy in per cent")
     sd: Percent | None = Field(None, description="over seeds of the linear classifier")
     uncertain: bool = Field(False, description="†: read from a damaged copy of the paper")
@@ -34,9 +42,11 @@ class Profile(_Part):
     """Which part of the grid is run, and with what put over its recipes."""
 
     datasets: list[str] = Field(min_length=1)
-    rows: list[str] | None = Field(None, description="default: all")
+    rows: list[str] | None = Field(None, description="default: all", min_length=1)
     seeds: list[Seed] = Field(min_length=1)
     overrides: list[str] = []
+    probes: list[str] | None = Field(None, description="default: the grid's")
+    epochs: list[Epoch] | None = Field(None, description="default: the grid's")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,20 +62,32 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run of a grid: a recipe with a pretraining seed."""
+    """One run of a grid: a recipe with a pretraining seed, and what is measured of it.
+
+    `own` are the settings that make the cell what it is; `overrides` are these and the profile's.
+    No `epochs` means the last one.
+    """
 
     row: str
     dataset: str
     recipe: str
     seed: int
     overrides: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+    probes: tuple[str, ...] = PROBES
+    epochs: tuple[int, ...] = ()
 
 
 class Grid(_Part):
-    """A table of methods (rows) and datasets (columns)."""
+    """A table of methods or settings (rows) and datasets (columns)."""
 
     title: str
+    question: str = Field("", description="what the target finds out, in a sentence")
     source: str
+    setting: list[str] = Field([], description="how it is measured, a sentence each")
+    differs: list[str] = Field([], description="what differs from the paper, and why")
+    probes: list[str] = Field(list(PROBES), description="measurements", min_length=1)
+    epochs: list[Epoch] = Field([], description="epochs to probe; default: the last")
     columns: list[str] = Field(min_length=1)
     profiles: dict[str, Profile]
     rows: dict[str, dict[str, Entry]]
@@ -91,6 +113,13 @@ class Grid(_Part):
                 for word in sorted(set(asked) - set(there)):
                     hint = did_you_mean(word, there)
                     found.append(f"profiles.{name}.{key}: '{word}' is not one of the {what}{hint}")
+        kinds = probe_kinds()
+        named = [("probes", self.probes)]
+        named += [(f"profiles.{k}.probes", p.probes or []) for k, p in self.profiles.items()]
+        for key, words in named:
+            for word in sorted(set(words) - set(kinds)):
+                hint = did_you_mean(word, kinds)
+                found.append(f"{key}: '{word}' is not one of {', '.join(kinds)}{hint}")
         if found:
             raise ValueError("\n".join(found))
         return self
@@ -135,10 +164,34 @@ class Grid(_Part):
             asked = " ".join(f"--only {text}" for text in only) or "it"
             raise CommandError(self._nothing(asked, profile, runnable))
         return [
-            Cell(label, dataset, recipe, seed, tuple(chosen.overrides))
-            for label, dataset, recipe in kept
+            self._cell(chosen, label, dataset, seed)
+            for label, dataset, _ in kept
             for seed in wanted
         ]
+
+    def quoted(self, profile: str, only: Sequence[str] = ()) -> list[tuple[str, str]]:
+        """(row, dataset) of what a profile shows and nothing here runs: a number, but no recipe."""
+        chosen = self.profiles[profile]
+        return [
+            (label, dataset)
+            for dataset in chosen.datasets
+            for label, row in self.rows.items()
+            if label in (chosen.rows or self.rows)
+            and (entry := row.get(dataset)) is not None
+            and entry.mean is not None
+            and not entry.recipe
+            and all(self._matches(text, (label, dataset, "")) for text in only)
+        ]
+
+    def _cell(self, profile: Profile, label: str, dataset: str, seed: int) -> Cell:
+        entry = self.rows[label][dataset]
+        return Cell(
+            label, dataset, entry.recipe or "", seed,
+            overrides=(*entry.overrides, *profile.overrides),
+            own=tuple(entry.overrides),
+            probes=tuple(profile.probes or self.probes),
+            epochs=tuple(self.epochs if profile.epochs is None else profile.epochs),
+        )  # fmt: skip
 
     def reference(self, row: str, dataset: str) -> Reference | None:
         """The paper's number, if it has one there."""

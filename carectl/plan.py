@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import re
 from pathlib import Path
@@ -15,7 +17,7 @@ from care_core import data
 from care_core.errors import CheckpointError
 from care_core.launch import Launch
 from care_core.spec import USUAL_KINDS, Data, PretrainSpec, ProbeSpec, probe_kinds
-from carectl import identity, runs
+from carectl import identity, reuse, runs
 from carectl.errors import CommandError
 from carectl.identity import Identity
 from carectl.runs import Run
@@ -48,6 +50,7 @@ class Planner:
     def __init__(self, runs_dir: Path, data_dir: Path) -> None:
         self.runs_dir, self.data_dir = runs_dir, data_dir
         self.planned: dict[str, Planned] = {}
+        self._merged: dict[str, str] = {}  # what became part of another run → that run, by hash
         self._fingerprints: dict[tuple[str | None, ...], str] = {}
 
     def pretrain(self, spec: PretrainSpec, **labels: Any) -> Planned:
@@ -55,6 +58,13 @@ class Planner:
         from carectl.specs import dump
 
         mark = identity.of_pretrain(spec, self._fingerprint(spec.data))
+        present = self.planned.get(mark.sha256)
+        if present and isinstance(present.spec, PretrainSpec):
+            both = reuse.keeping_both(present.spec, spec)
+            self.planned[mark.sha256] = self._judge(
+                dataclasses.replace(present, spec=both, yaml=dump(both))
+            )
+            return self.planned[mark.sha256]
         return self._add(
             Planned("pretrain", spec.name, mark, spec, dump(spec), spec.launch, labels=labels)
         )
@@ -65,7 +75,9 @@ class Planner:
     ) -> Planned:  # fmt: skip
         """Plan an evaluation of a planned or finished run, or of a checkpoint file.
 
-        It is of the images that `spec.probe.data` names, else of those that were trained on.
+        It is of the images that `spec.probe.data` names, else of those that were trained on. What
+        a done evaluation measured among other things is not measured again, and what a plan asks
+        of one encoder in several places is one run: `final` tells which one answers.
         """
         depends: tuple[str, ...] = ()
         source_run = file = None
@@ -96,10 +108,70 @@ class Planner:
         from carectl.specs import dump
 
         one = spec.launch.model_copy(update={"nodes": 1, "gpus": min(1, spec.launch.gpus)})
-        return self._add(
-            Planned("probe", probe_spec.name, mark, probe_spec, dump(probe_spec), one,
-                    depends, source_run, file, labels)
-        )  # fmt: skip
+        wanted = Planned("probe", probe_spec.name, mark, probe_spec, dump(probe_spec), one,
+                        depends, source_run, file, labels)  # fmt: skip
+        known = mark.sha256 in self.planned or runs.by_hash(self.runs_dir, mark.sha256)
+        if mark.sha256 in self._merged:
+            return self.final(wanted)
+        return self._add(wanted) if known else self._shared(wanted, probe_spec)
+
+    def final(self, planned: Planned) -> Planned:
+        """The run of this plan that answers what was planned: itself, or one that measures more."""
+        key = planned.identity.sha256
+        while key in self._merged:
+            key = self._merged[key]
+        return self.planned[key]
+
+    def _shared(self, asked: Planned, spec: ProbeSpec) -> Planned:
+        """Let a run that is done, or planned and not begun, answer a probe too, where one can."""
+        from carectl.specs import dump
+
+        fields = asked.identity.fields
+        for run, done in self._done_probes.get((spec.source, spec.epoch), []):
+            if reuse.answers(done, run.record["identity"], spec, fields):
+                mark = Identity(run.record["identity"], run.record["sha256"], run.id)
+                yaml = (run.path / "spec.yaml").read_text()
+                return self._merge(
+                    asked, dataclasses.replace(asked, identity=mark, spec=done, yaml=yaml)
+                )
+        for other in list(self.planned.values()):
+            if other.action == "new" and isinstance(other.spec, ProbeSpec):
+                wider = reuse.widened(other.spec, spec)
+                if reuse.answers(wider, other.identity.fields, spec, fields):
+                    mark = identity.of_probe(wider, other.identity.fields["dataset"])
+                    return self._merge(
+                        asked,
+                        dataclasses.replace(other, identity=mark, spec=wider, yaml=dump(wider)),
+                        other,
+                    )
+        return self._add(asked)
+
+    def _merge(self, asked: Planned, into: Planned, instead_of: Planned | None = None) -> Planned:
+        """Put a run that answers several questions into the plan, where one of them stood."""
+        key = into.identity.sha256
+        if instead_of and instead_of.identity.sha256 != key:
+            old = instead_of.identity.sha256
+            into = dataclasses.replace(into, run_id=into.identity.run_id)
+            self.planned = {
+                key if k == old else k: into if k == old else run for k, run in self.planned.items()
+            }
+            self._merged[old] = key
+            self.planned[key] = self._judge(into)
+        if asked.identity.sha256 != key:
+            self._merged[asked.identity.sha256] = key
+        return self._add(into)
+
+    @functools.cached_property
+    def _done_probes(self) -> dict[tuple[str, int | None], list[tuple[Run, ProbeSpec]]]:
+        """The evaluations that are done, by the encoder and epoch that they are of."""
+        found: dict[tuple[str, int | None], list[tuple[Run, ProbeSpec]]] = {}
+        for run in runs.listing(self.runs_dir):
+            record = run.record
+            if record.get("kind") == "probe" and run.result:
+                with contextlib.suppress(ValueError):  # of a version that asked otherwise
+                    spec = ProbeSpec.model_validate(record["spec"])
+                    found.setdefault((spec.source, spec.epoch), []).append((run, spec))
+        return found
 
     def again(self, run: Run) -> Planned:
         """Plan a run that is there as it was asked before, whatever the recipes say now."""
@@ -136,6 +208,13 @@ class Planner:
             state = runs.status(Run(self.runs_dir / name)).state
             if name not in ids and state not in ("done", "queued", "running", "stale"):
                 return f"it needs {name}, which is {state}; retry that one"
+        if isinstance(run.spec, ProbeSpec) and run.spec.epoch is not None and run.source_run:
+            source = Run(self.runs_dir / run.source_run)
+            if runs.status(source).state == "done" and run.spec.epoch not in runs.epochs(source):
+                return (
+                    f"{source.id} kept no checkpoint of epoch {run.spec.epoch}; move its folder "
+                    "away, and it is trained anew with what this plan keeps"
+                )
         return ""
 
     def _add(self, run: Planned) -> Planned:

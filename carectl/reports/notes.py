@@ -1,0 +1,56 @@
+"""What a report says of a run, read from its folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from care_core.files import read_json
+from carectl import runs, tracking
+from carectl.reports.document import RunNote
+from carectl.runs import Run
+
+
+def of(run: Run, role: str, label: str = "") -> RunNote:
+    """A run's spec, seed, state, preset, code, time and where it is tracked, as far as they exist.
+
+    A probe has the seed and the preset of the pretraining that it measures.
+    """
+    record, job = run.record, run.job
+    spec = record.get("spec") or {}
+    source = Run(run.path.parent / str(job["source_run"])) if job.get("source_run") else run
+    trained = source.record.get("spec") or {}
+    code = read_json(run.path / "code.json") or {}
+    state, reason = runs.status(run)
+    kept = job.get("tracking") or {}
+    address = (
+        tracking.link(kept["uri"], str(kept.get("experiment_id", "")), kept["run_id"])
+        if kept
+        else ""
+    )
+    return RunNote(
+        id=run.id,
+        role=role,
+        name=str(record.get("name", "")),
+        label=label,
+        seed=_whole(trained.get("seed")),
+        epoch=_whole(spec.get("epoch")),
+        state=state,
+        reason=reason,
+        fidelity=str(trained.get("fidelity", "")),
+        commit=str(code.get("commit") or "")[:12],
+        dirty=bool(code.get("diff")),
+        seconds=(run.result or {}).get("seconds"),
+        mlflow=str(kept.get("run_id", "")),
+        url=address if address.startswith(("http://", "https://")) else "",
+        folder=f"{run.path.parent.name}/{run.id}",
+        spec=_text(run),
+    )  # fmt: skip
+
+
+def _text(run: Run) -> str:
+    path = run.path / "spec.yaml"
+    return path.read_text() if path.exists() else ""
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) else None

@@ -1,0 +1,218 @@
+"""What a target is asked, the runs that answer it, and what every document says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from care_core.errors import DataError
+from care_core.spec import PretrainSpec
+from carectl import runs, specs
+from carectl.errors import ENVIRONMENT, CommandError
+from carectl.plan import Planned, Planner
+from carectl.reports import marks, notes
+from carectl.reports.document import DataTable, Document, Figure, RunNote
+from carectl.runs import Run
+
+if TYPE_CHECKING:
+    from carectl.grid import Cell, Grid
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answer:
+    """The runs that answer one cell: a pretraining, and its probe at each epoch (None: the last).
+
+    `changes` are settings that are not the cell's recipe, `overridden` those not the profile's.
+    """
+
+    cell: Cell
+    spec: PretrainSpec
+    trained: Planned
+    probes: dict[int | None, Planned]
+    changes: tuple[str, ...] = ()
+    overridden: tuple[str, ...] = ()
+
+    @property
+    def probed(self) -> Planned:
+        """The probe of the last epoch that is asked for."""
+        return list(self.probes.values())[-1]
+
+
+@dataclasses.dataclass(eq=False)
+class Context:
+    """One target as it was asked for. `settings` lie over every recipe of its grid."""
+
+    target: str
+    profile: str
+    planner: Planner
+    only: tuple[str, ...] = ()
+    seeds: tuple[int, ...] | None = None
+    settings: tuple[str, ...] = ()
+
+    @cached_property
+    def grid(self) -> Grid:
+        return specs.load_grid(specs.find(self.target))
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """The grid's cells that are asked for."""
+        return self.grid.cells(self.profile, self.only, self.seeds)
+
+    @cached_property
+    def answers(self) -> list[Answer]:
+        """The grid's cells, planned.
+
+        Raises:
+            CommandError: datasets are not there; all of them are told, with their remedy.
+        """
+        found, missing = [], dict[str, str]()
+        for cell in self.cells:
+            if cell.dataset not in missing:
+                try:
+                    found.append(self.answer(cell))
+                except DataError as error:
+                    missing[cell.dataset] = str(error)
+        if missing:
+            datasets = {cell.dataset for cell in self.cells}
+            raise CommandError(_missing(missing, datasets), ENVIRONMENT)
+        return found
+
+    def answer(self, cell: Cell) -> Answer:
+        """Plan one cell's runs.
+
+        Raises:
+            DataError: the dataset's files are not there.
+        """
+        recipe, seed = specs.find(cell.recipe), f"seed={cell.seed}"
+        spec = _keeping(specs.load(recipe, [*cell.overrides, *self.settings, seed]), cell.epochs)
+        preset = f"fidelity={spec.fidelity}"
+        labels: dict[str, Any] = {"row": cell.row, "dataset": cell.dataset, "seed": cell.seed}
+        trained = self.planner.pretrain(spec, **labels)
+        probes: dict[int | None, Planned] = {}
+        for epoch in cell.epochs or (None,):
+            last = epoch == spec.training.epochs and spec.checkpoint.select == "last"
+            probes[epoch] = self.planner.probe(
+                spec, trained, epoch=None if last else epoch, kinds=cell.probes, **labels
+            )
+        return Answer(
+            cell, spec, trained, probes,
+            marks.changes(spec, specs.load(recipe, [*cell.own, preset, seed])),
+            marks.changes(spec, specs.load(recipe, [*cell.overrides, preset, seed])),
+        )  # fmt: skip
+
+    def run(self, planned: Planned) -> Run:
+        """The folder of the run that answers what was planned, whether it exists or not."""
+        final = self.planner.final(planned)
+        found = runs.by_hash(self.planner.runs_dir, final.identity.sha256)
+        return found or Run(self.planner.runs_dir / final.run_id)
+
+    def note(self, planned: Planned, role: str = "", label: str = "") -> RunNote:
+        """What a document says of a run."""
+        return notes.of(self.run(planned), role or planned.kind, label)
+
+    @property
+    def name(self) -> str:
+        """What the report's folder is called.
+
+        Another preset, other settings or other seeds are another report: none replaces another.
+        """
+        presets = {answer.spec.fidelity for answer in self.answers} - {"paper"}
+        parts = [self.target, self.profile, *sorted(presets)]
+        changed = sorted({text for answer in self.answers for text in answer.overridden})
+        if changed:
+            parts.append(f"changed-{hashlib.sha256(repr(changed).encode()).hexdigest()[:8]}")
+        if self.seeds:
+            parts.append(f"seeds-{'-'.join(map(str, self.seeds))}")
+        return "-".join(parts)
+
+    def document(
+        self,
+        *,
+        tables: Sequence[DataTable] = (),
+        figures: Sequence[Figure] = (),
+        findings: Sequence[str] = (),
+        setting: Sequence[str] = (),
+        warnings: Sequence[str] = (),
+        data: Any = None,
+        notes: Sequence[RunNote] | None = None,
+    ) -> Document:
+        """A document with what all of them say: the question, the setting, the runs, the marks.
+
+        Args:
+            findings: what came out, in sentences.
+            setting, warnings: sentences beside the grid's own and those of preset and changes.
+            data: the numbers as plain values, whole.
+            notes: the runs, if they are not those of `answers`.
+        """
+        if notes is None:
+            notes = self._notes()
+        presets = marks.joined(self._followed(answer)[0] for answer in self.answers)
+        leaks = dict.fromkeys(text for a in self.answers for text in self._followed(a)[1])
+        changes = dict.fromkeys(text for answer in self.answers for text in answer.changes)
+        told = [marks.warning(presets, leaks), *warnings]
+        seeds = list(dict.fromkeys(str(cell.seed) for cell in self.cells))
+        plural = "seed" if len(seeds) == 1 else "seeds"
+        return Document(
+            target=self.target,
+            profile=self.profile,
+            title=self.grid.title,
+            question=self.grid.question,
+            source=self.grid.source,
+            findings=tuple(findings),
+            setting=tuple(
+                text
+                for text in (
+                    *self.grid.setting,
+                    *setting,
+                    f"Profile: {self.profile}. Pretraining {plural}: {', '.join(seeds)}.",
+                    f"Fidelity preset: {presets}.",
+                    marks.changed(changes),
+                )
+                if text
+            ),
+            tables=tuple(tables),
+            figures=tuple(figures),
+            runs=tuple(notes),
+            differs=tuple(self.grid.differs),
+            warnings=tuple(text for text in told if text),
+            data=data,
+        )
+
+    def _followed(self, answer: Answer) -> tuple[str, tuple[str, ...]]:
+        """The preset of a cell's runs, and what makes them not comparable."""
+        trained, probed = self.run(answer.trained), self.run(answer.probed)
+        return marks.of_runs(trained, probed, answer.spec.fidelity)
+
+    def _notes(self) -> list[RunNote]:
+        found: dict[str, RunNote] = {}
+        for answer in self.answers:
+            cell = answer.cell
+            label = cell.row if cell.row.endswith(cell.dataset) else f"{cell.row}, {cell.dataset}"
+            for planned in (answer.trained, *answer.probes.values()):
+                note = self.note(planned, label=label)
+                found.setdefault(note.id, note)
+        return list(found.values())
+
+
+def _keeping(spec: PretrainSpec, epochs: Sequence[int]) -> PretrainSpec:
+    """A spec that leaves a checkpoint at each of the epochs, its last apart, which always stays."""
+    steps = [epoch for epoch in epochs if 0 < epoch < spec.training.epochs]
+    if not steps or spec.checkpoint.keep == "all":
+        return spec
+    keep = math.gcd(*steps)
+    every = math.gcd(keep, spec.checkpoint.every_epochs)
+    kept = spec.checkpoint.model_copy(update={"keep": keep, "every_epochs": every})
+    return spec.model_copy(update={"checkpoint": kept})
+
+
+def _missing(missing: dict[str, str], datasets: set[str]) -> str:
+    """Which datasets have to be got before the grid can be planned, and the way around."""
+    there = sorted(datasets - missing.keys())
+    around = f"; --only {there[0]} does without" if there else "; --profile digits needs no files"
+    return "\n".join(
+        [f"{len(missing)} of {len(datasets)} datasets cannot be used{around}:", *missing.values()]
+    )
