@@ -340,30 +340,32 @@ def doctor(json: Json = False, runs_dir: RunsDir = RUNS, data_dir: DataDir = DAT
 
 @app.command()
 def bench(
-    spec: SpecArg = "cifar10/care-simclr",
-    batch_size: Annotated[int, typer.Option(help="Images a step", min=2)] = 64,
-    backbone: Annotated[str, typer.Option(help="Backbone to time")] = "resnet18",
-    repeats: Annotated[int, typer.Option(help="Steps of each kind", min=1)] = 5,
+    spec: Annotated[
+        str | None, typer.Argument(help="A YAML file or a shipped name; default: a few standards")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step", min=2)] = None,
+    backbone: Annotated[str | None, typer.Option(help="Backbone to time")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16")] = None,
+    compile: Annotated[str | None, typer.Option(help="off, default or max-autotune")] = None,
+    override: Override = None,
+    repeats: Annotated[int, typer.Option(help="Times of each kind", min=1)] = 5,
+    threads: Annotated[int | None, typer.Option(help="CPU threads", min=1)] = None,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="How costs grow with runs, batch and ranks instead")
+    ] = False,
     json: Json = False,
+    runs_dir: RunsDir = RUNS,
 ) -> None:
-    """Time a whole training step against the same forwards and backward on ready-made tensors.
+    """Time a training step beside its floor, the same network on ready-made tensors.
 
-    Example: carectl bench cifar10/care-simclr --batch-size 64
+    Example: carectl bench cifar10/care-simclr --batch-size 64 --backbone resnet18
     """
-    from carectl import specs
+    from carectl import benching
     from carectl.console.output import Output
 
-    loaded = specs.load(
-        specs.find(spec),
-        [f"training.batch_size={batch_size}", f"model.backbone={backbone}", "model.width=null"],
-    )
-    from care_core.bench import measure
-
-    output = Output(json)
-    found = measure(loaded, repeats)
-    for key, value in found.items():
-        output.result(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
-    output.emit("bench", **found)
+    asked = benching.Asked(spec, batch_size, backbone, precision, compile, tuple(override or ()))
+    run = benching.scaling if scaling else benching.bench
+    run(asked, repeats, threads, runs_dir, Output(json))
 
 
 def main() -> None:

@@ -38,8 +38,7 @@ def plan_table(
         branch = "└─ " if ids & set(run.depends) else ""
         words = run.reason
         if hours and run.run_id in hours:
-            guess = hours[run.run_id]
-            cost = f"about {guess.gpu_hours:.2g} GPU-hours by {guess.measured} done"
+            cost = hours[run.run_id].words
             words = f"{words}; {cost}" if words else cost
         table.add_row(state_text(run.action), Text(branch + run.run_id), after, Text(words))
     if end:
@@ -60,6 +59,7 @@ def plan_values(
             "reason": run.reason,
             "depends": list(run.depends),
             "gpu_hours": hours[run.run_id].gpu_hours if run.run_id in hours else None,
+            "gpu_hours_by": hours[run.run_id].origin if run.run_id in hours else None,
             "sha256": run.identity.sha256,
         }
         for run in plan

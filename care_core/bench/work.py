@@ -1,0 +1,74 @@
+"""What a step has to compute, and how fast the machine multiplies matrices."""
+
+from __future__ import annotations
+
+import functools
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from care_core import models
+from care_core.bench.turns import wait_for
+from care_core.sections import Model
+from care_core.spec import BYOL, EquiMod, MoCo, PretrainSpec
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def passes(spec: PretrainSpec) -> tuple[float, float]:
+    """Passes an image of the batch makes in a step: through the trained encoder, forward and
+    backward, and through a copy that follows it, forward alone."""
+    method = spec.method
+    base = method.base if isinstance(method, EquiMod) else method
+    trained = 1.0 if isinstance(base, MoCo) else 2.0
+    followed = {MoCo: 1.0, BYOL: 2.0}.get(type(base), 0.0)
+    if isinstance(method, EquiMod):
+        trained += 1  # the image itself
+    if spec.equivariance.weight > 0:
+        trained += 2 * spec.equivariance_batch / spec.training.batch_size
+    return trained, followed
+
+
+def flops_per_image(spec: PretrainSpec) -> float:
+    """Floating-point operations of a step for each image of its batch, of the networks alone.
+
+    A multiplication and its addition are two. Batch norm, ReLU and the losses are not counted, as
+    is the custom; they are not what takes the time of a large network.
+    """
+    forward, both = _of_network(spec.model, spec.stem, spec.image_size)
+    trained, followed = passes(spec)
+    return trained * both + followed * forward
+
+
+@functools.cache
+def _of_network(model: Model, stem: str, size: int) -> tuple[float, float]:
+    """Operations an image, forward, and forward and backward; counted without computing."""
+    with torch.device("meta"):
+        encoder = models.Encoder(model, stem, size).train()
+        images = torch.empty(2, 3, size, size)  # batch norm wants two
+    counted = []
+    for backward in (False, True):
+        with FlopCounterMode(display=False) as counter:
+            output = encoder(images)
+            if backward:
+                output.sum().backward()
+        counted.append(counter.get_total_flops() / len(images))
+    return counted[0], counted[1]
+
+
+def matrix_peak(device: torch.device, precision: str, size: int | None = None) -> float:
+    """The fastest of some large square matrix products at a precision, in FLOP/s.
+
+    Args:
+        size: rows; default: enough to keep the device busy for some milliseconds.
+    """
+    size = size or (8192 if device.type == "cuda" else 2048)
+    left, right = (torch.randn(size, size, device=device).to(_DTYPES[precision]) for _ in range(2))
+    best = float("inf")
+    for _ in range(8):
+        start = time.perf_counter()
+        left @ right
+        wait_for(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
