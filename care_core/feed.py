@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from care_core import augment, draws, transform
 from care_core.augment import Params
+from care_core.beside import Beside
 from care_core.data import decode, workers
 from care_core.data.base import ImageSet
 from care_core.data.files import FileSet
@@ -104,12 +105,14 @@ class Feed:
         self.skipped = images.skipped if isinstance(images, FileSet) else 0
         self.pixels = images.images.to(device) if isinstance(images, ImageSet) else None
         self.meter = None if isinstance(images, ImageSet) else Meter(device)
+        self.beside = Beside(device)
 
     def steps(self, first: int, last: int) -> Iterator[Step]:
         """The steps from `first` on, up to `last` and without it."""
         numbers = range(first, last)
         if self.pixels is not None:
-            yield from map(self._from_memory, numbers)
+            for number in numbers:
+                yield self.beside.make(self._from_memory, number)
             return
         assert isinstance(self.images, FileSet)
         decoded = _Decoded(self.images, self.planner, self.described)
@@ -118,7 +121,7 @@ class Feed:
         for number in numbers:
             with self.meter.waiting(at_start=number == first):
                 parts = next(found)
-            yield self._from_files(number, *parts)
+            yield self.beside.make(self._from_files, number, *parts)
 
     def data_bound(self) -> float | None:
         """The share of the last seconds in which the device waited for files; None: no files."""
@@ -127,7 +130,7 @@ class Feed:
     def _from_memory(self, number: int) -> Step:
         plan, spec = self.planner.at(number), self.spec
         assert self.pixels is not None
-        pixels = self.pixels[plan.images.to(self.device)]
+        pixels = self.pixels[self._send(plan.images)]
         height, width = pixels.shape[-2:]
         crops = [augment.boxes(u, height, width, spec.augment) for u in plan.views]
         views = [
@@ -138,22 +141,21 @@ class Feed:
         return Step(
             number,
             views,
-            self._pair(pixels[plan.fed.to(self.device)], plan),
+            self._pair(pixels[self._send(plan.fed)], plan),
             self._plain(pixels) if self.described else None,
             self._describe(plan, torch.stack(crops) / side),
         )
 
     def _from_files(self, number: int, cropped: Tensor, centred: Tensor, fractions: Tensor) -> Step:
         plan, spec = self.planner.at(number), self.spec
-        cropped = cropped.to(self.device, non_blocking=True)
-        centred = centred.to(self.device, non_blocking=True)
+        cropped, centred = self._send(cropped), self._send(centred)
         return Step(
             number,
             [
                 self._apply(view, augment.decide(u, spec.augment, None))
                 for view, u in zip(cropped, plan.views, strict=True)
             ],
-            self._pair(centred[plan.fed.to(self.device)] if self.described else centred, plan),
+            self._pair(centred[self._send(plan.fed)] if self.described else centred, plan),
             self._plain(centred) if self.described else None,
             self._describe(plan, fractions),
         )
@@ -181,6 +183,10 @@ class Feed:
             blur_kernel=self.spec.augment.blur_kernel, mean=mean, std=std,
         )  # fmt: skip
 
+    def _send(self, values: Tensor) -> Tensor:
+        """To the device, without waiting for it."""
+        return values.to(self.device, non_blocking=True)
+
     def _plain(self, pixels: Tensor) -> Tensor:
         mean, std = self.spec.data.normalization
         return augment.normalize(pixels, size=self.spec.image_size, mean=mean, std=std)
@@ -194,7 +200,7 @@ class Feed:
             (transform.describe(augment.decide(u, self.spec.augment, None), f) - mean) / std
             for u, f in zip(plan.views, fractions, strict=True)
         ]
-        return torch.stack(found).to(self.device)
+        return self._send(torch.stack(found))
 
 
 class _Decoded(Dataset[tuple[Tensor, Tensor, Tensor]]):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from care_core import models
 from care_core.distributed import World
+from care_core.errors import CareError
 from care_core.methods import Method, Step
 from care_core.optim import build_optimizer
 from care_core.spec import PretrainSpec
@@ -48,9 +49,16 @@ class Stepper:
     def backward(self, images: Step) -> dict[str, Tensor]:
         """The gradients of a step, averaged over the ranks (scaled, in fp16)."""
         self.optimizer.zero_grad(set_to_none=True)
-        with models.chance(self.spec, images.number, self.world.rank, self.device):
-            loss, terms = self.forward(images)
-        self.scaler.scale(loss).backward()
+        try:
+            with models.chance(self.spec, images.number, self.world.rank, self.device):
+                loss, terms = self.forward(images)
+            self.scaler.scale(loss).backward()
+        except torch._dynamo.exc.TorchDynamoException as error:
+            how, why = self.spec.launch.compile, str(error).strip().splitlines()[:1]
+            raise CareError(
+                f"launch.compile: {how}: torch cannot compile {self.spec.model.backbone} here "
+                f"({''.join(why)}); set launch.compile=off, or install a C++ compiler such as g++"
+            ) from error
         return dict(terms)
 
     def settle(self, images: Step) -> None:

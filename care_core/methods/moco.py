@@ -56,7 +56,7 @@ class MoCo(Method):
         everyone = world.stack(view).flatten(0, 1)
         order = torch.randperm(
             len(everyone), generator=draws.generator(self.spec.seed, "shuffle", number)
-        ).to(view.device)
+        ).to(view.device, non_blocking=True)
         encoded = self._encode(everyone[order[world.share(len(order))]])
         shuffled = world.stack(encoded).flatten(0, 1)
         keys = torch.empty_like(shuffled)
