@@ -59,7 +59,8 @@ class Augmented:
         rows = order.split(self.linear.batch_size)
         with frozen(self.encoder, drift=self.drift):
             for index, inputs in zip(rows, self._inputs(number, rows), strict=True):
-                yield encode(self.encoder, inputs), self.labels[index.to(self.device)]
+                features = encode(self.encoder, inputs, self.spec.probe.precision)
+                yield features, self.labels[index.to(self.device)]
 
     def test(self) -> Features:
         return self.asked(self.encoder)

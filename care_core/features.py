@@ -1,4 +1,4 @@
-"""What a frozen encoder makes of images that are not augmented. Streams: few images at a time."""
+"""What a frozen encoder makes of images that are not augmented. Streams: a pass at a time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from care_core import augment
-from care_core.models import Encoder
+from care_core.models import Encoder, unit
+from care_core.precision import autocast
 from care_core.sections import Channels
 
 if TYPE_CHECKING:
     from care_core.data import Images
+
+
+#: Images that batch norm sees at a time where it drifts: there the number is part of the function.
+_DRIFT = 512
 
 
 class Features(NamedTuple):
@@ -31,7 +36,8 @@ def extract(
     images: Images,
     normalization: tuple[Channels, Channels],
     *,
-    batch: int = 512,
+    batch: int | None = None,
+    precision: str = "fp32",
     drift: bool = False,
     decoders: int | None = None,
     tick: Callable[[], None] = lambda: None,
@@ -40,6 +46,8 @@ def extract(
 
     Args:
         normalization: mean and std of what the encoder was trained on, in units of [0, 1].
+        batch: images a pass; default: as many as suit the device (`pass_size`), or 512 to drift.
+        precision: of the encoder's passes (`encode`).
         drift: batch norm normalises by each batch, and its statistics move (`frozen`).
         decoders: processes that decode image files; default: a core each.
         tick: called after each batch.
@@ -48,25 +56,46 @@ def extract(
         DataError: names an image file that cannot be decoded.
     """
     found = []
+    if batch is None:
+        batch = _DRIFT if drift else pass_size(encoder, images.size)
     with frozen(encoder, drift=drift):
         for pixels in images.batches(batch, decoders):
-            found.append(encode(encoder, plain(encoder, pixels, normalization)))
+            found.append(encode(encoder, plain(encoder, pixels, normalization), precision))
             tick()
     return Features(*(torch.cat(layer) for layer in zip(*found, strict=True)))
 
 
+def pass_size(encoder: Encoder, size: int) -> int:
+    """How many images of `size` pixels a side a frozen encoder best takes at a time.
+
+    A GPU wants many, and its memory is that of training; a core wants its activations near. The
+    number changes the rounding of the features alone, as the encoder is in eval mode.
+    """
+    if next(encoder.parameters()).device.type == "cpu":
+        return 128 if size <= 96 else 32
+    return 1024 if size <= 32 else 256
+
+
 def plain(encoder: Encoder, pixels: Tensor, normalization: tuple[Channels, Channels]) -> Tensor:
-    """(B, 3, S, S) uint8 → the encoder's input, on its device."""
+    """(B, 3, S, S) uint8 → the encoder's input, on its device; point clouds are one as they are."""
     mean, std = normalization
     here = pixels.to(next(encoder.parameters()).device, non_blocking=True)
+    if here.is_floating_point():
+        return here
     return augment.normalize(here, size=here.shape[-1], mean=mean, std=std)
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, inputs: Tensor) -> Features:
-    """(B, 3, S, S) normalised images → both layers."""
-    found = encoder.backbone(inputs)
-    return Features(found.float(), encoder.project(found))
+def encode(encoder: Encoder, inputs: Tensor, precision: str = "fp32") -> Features:
+    """(B, 3, S, S) normalised images → both layers, fp32 whatever the precision of the passes.
+
+    Args:
+        precision: fp32, bf16 or fp16 (`care_core.precision.autocast`).
+    """
+    with autocast(inputs.device, precision):
+        found = encoder.backbone(inputs)
+        projected = encoder.projector(found)
+    return Features(found.float(), unit(projected))
 
 
 @contextmanager

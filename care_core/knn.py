@@ -33,7 +33,7 @@ def predict(
     labels = labels.to(bank.device)
     found = []
     for part in queries.split(max(1, min(1024, _COSINES // len(bank)))):
-        nearest = (part @ bank.T).topk(min(k, len(bank)), dim=1)
+        nearest = (part @ bank.T).topk(min(k, len(bank)), dim=1, sorted=False)
         votes = torch.zeros(len(part), classes, device=bank.device)
         votes.scatter_add_(1, labels[nearest.indices], (nearest.values / temperature).exp())
         found.append(votes.argmax(dim=1))
@@ -57,9 +57,12 @@ def check(
         train_mode: batch norm normalises by the batches of these images, and its statistics move:
             first over the bank, then over the queries. A leak where the queries are test images.
     """
+    precision = spec.training.precision
+    if precision == "fp16" and next(encoder.parameters()).device.type == "cpu":
+        precision = "bf16"  # a CPU has no products of fp16
     known, asked = (
         extract(
-            encoder, images, spec.data.normalization,
+            encoder, images, spec.data.normalization, precision=precision,
             drift=train_mode, decoders=spec.launch.decoders,
         ).backbone
         for images in (bank, queries)

@@ -52,7 +52,9 @@ class Stored:
     def epoch(self, number: int) -> Iterator[tuple[Features, Tensor]]:
         order = draws.epoch_order(self.seed, number, len(self.labels)).to(self.labels.device)
         for rows in order.split(self.batch_size):
-            yield Features(*(layer[rows] for layer in self.known)), self.labels[rows]
+            # index_select: four times as fast on a CPU as an index in brackets
+            features = Features(*(layer.index_select(0, rows) for layer in self.known))
+            yield features, self.labels.index_select(0, rows)
 
     def test(self) -> Features:
         return self.asked
@@ -102,11 +104,9 @@ def classify(
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            losses = [
-                F.cross_entropy(head(x), labels) for head, x in zip(heads, features, strict=True)
-            ]
             optimizer.zero_grad(set_to_none=True)
-            torch.stack(losses).sum().backward()
+            for head, x in zip(heads, features, strict=True):
+                F.cross_entropy(head(x), labels).backward()
             optimizer.step()
             tick(epoch)
         if spec.report == "best" or epoch + 1 == spec.epochs:

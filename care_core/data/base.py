@@ -22,6 +22,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def size(self) -> int:
+        """Pixels a side, as `FileSet.size`."""
+        return self.images.shape[-1]
+
     def take(self, index: Tensor) -> ImageSet:
         """The images at some positions, in that order."""
         hues = None if self.hues is None else self.hues[index]
