@@ -215,8 +215,9 @@ class _Fold:
 
     def _extract(self, encoder: Encoder, images: Images) -> Features:
         return extract(
-            encoder, images, self.spec.normalization, decoders=self.decoders, tick=self.pulse.beat
-        )
+            encoder, images, self.spec.normalization, precision=self.spec.probe.precision,
+            decoders=self.decoders, tick=self.pulse.beat,
+        )  # fmt: skip
 
     def _knn(self) -> dict[str, float]:
         settings, found = self.spec.probe.knn, {}
