@@ -12,8 +12,13 @@ import math
 import torch
 from torch import Tensor
 
+from care_core.data.base import ImageSet
+from care_core.data.clouds import CloudSet
+from care_core.data.files import FileSet
+from care_core.distributed import World
 from care_core.feed import Feed
 from care_core.methods import Step
+from care_core.spec import PretrainSpec
 
 
 def rotations(u: Tensor) -> Tensor:
@@ -53,6 +58,13 @@ def rotate(clouds: Tensor, turns: Tensor) -> Tensor:
 
 class CloudFeed(Feed):
     """A rank's steps of clouds in memory: as `Feed`, with rotations for augmentations."""
+
+    def __init__(
+        self, spec: PretrainSpec, images: ImageSet | FileSet, world: World, device: torch.device
+    ) -> None:
+        super().__init__(spec, images, world, device)
+        assert isinstance(images, CloudSet)
+        self.skipped = images.skipped
 
     def _from_memory(self, number: int) -> Step:
         plan = self.planner.at(number)
