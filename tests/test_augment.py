@@ -12,7 +12,7 @@ from scipy.stats import chisquare, ks_2samp
 from torch import Tensor
 from torchvision.transforms import v2
 
-from care_core import augment
+from care_core import augment, jitter, resample
 from care_core.augment import Params
 from care_core.spec import Augment
 
@@ -48,14 +48,16 @@ def test_crop_resize_is_torchvisions_resized_crop(height: int, width: int, size:
         TF.resized_crop(i, *c, size=[size, size], antialias=True)
         for i, c in zip(x, crop.tolist(), strict=True)
     ]
-    assert_close(augment.crop_resize(x, crop, size), torch.stack(theirs))
+    flip = torch.arange(40) % 2 == 1
+    theirs = [TF.horizontal_flip(i) if f else i for i, f in zip(theirs, flip, strict=True)]
+    assert_close(resample.crop_resize(x, crop, flip, size), torch.stack(theirs))
 
 
 COLOUR: list[tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[float, ...]]] = [
-    (augment.brightness, TF.adjust_brightness, (0.0, 1.0, 3.0)),
-    (augment.contrast, TF.adjust_contrast, (0.0, 1.0, 3.0)),
-    (augment.saturation, TF.adjust_saturation, (0.0, 1.0, 3.0)),
-    (augment.hue, TF.adjust_hue, (-0.5, 0.0, 0.5)),
+    (jitter.brightness_, TF.adjust_brightness, (0.0, 1.0, 3.0)),
+    (jitter.contrast_, TF.adjust_contrast, (0.0, 1.0, 3.0)),
+    (jitter.saturation_, TF.adjust_saturation, (0.0, 1.0, 3.0)),
+    (jitter.hue_, TF.adjust_hue, (-0.5, 0.0, 0.5)),
 ]
 
 
@@ -69,12 +71,10 @@ def test_colour_operation_is_torchvisions(
     low, _, high = extremes
     amount = low + torch.rand(60, generator=seeded(5)) * (high - low)
     amount[::5] = torch.tensor(extremes).repeat(4)
-    before = x.clone()
-    result = ours(x, amount)
-    assert_close(
-        result, torch.stack([theirs(i, a) for i, a in zip(x, amount.tolist(), strict=True)])
-    )
-    assert torch.equal(x, before)
+    expected = [theirs(i, a) for i, a in zip(x, amount.tolist(), strict=True)]
+    assert_close(ours(x.clone(), amount[:, None, None, None]), torch.stack(expected))
+    for image, a, wanted in zip(x, amount.tolist(), expected, strict=True):
+        assert_close(ours(image[None].clone(), a), wanted[None])
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5, 23])
@@ -84,7 +84,9 @@ def test_blur_is_torchvisions_with_a_kernel_per_image(kernel: int) -> None:
     theirs = [
         TF.gaussian_blur(i, [kernel] * 2, [s]) for i, s in zip(x, sigma.tolist(), strict=True)
     ]
-    assert_close(augment.blur(x, sigma, kernel), torch.stack(theirs))
+    assert_close(resample.blur(x, sigma, kernel), torch.stack(theirs))
+    alike = TF.gaussian_blur(x, [kernel] * 2, [0.8])
+    assert_close(resample.blur(x, torch.tensor([0.8]), kernel), alike)
 
 
 def reference(image: Tensor, p: Params, size: int, kernel: int) -> Tensor:
@@ -102,29 +104,53 @@ def reference(image: Tensor, p: Params, size: int, kernel: int) -> Tensor:
 STRONG = Augment(brightness=0.9, contrast=0.9, saturation=0.9, hue=0.5)
 
 
-@pytest.mark.parametrize(("side", "size", "kernel"), [(32, 32, 3), (48, 24, 5)])
+@pytest.mark.parametrize(
+    ("images", "rows", "side", "size", "kernel"),
+    [(240, 240, 32, 32, 3), (240, 240, 48, 24, 5), (24, 24, 160, 128, 5), (48, 12, 96, 110, 5)],
+)
 def test_pipeline_is_torchvisions_composition_image_by_image(
-    side: int, size: int, kernel: int
+    images: int, rows: int, side: int, size: int, kernel: int
 ) -> None:
-    x = pixels(240, side, side)
-    p = augment.sample(240, side, side, STRONG, seeded(6))
+    x = pixels(images, side, side)
+    p = augment.sample(rows, side, side, STRONG, seeded(6))
+    before = x.clone()
     ours = augment.apply(x, p, size=size, blur_kernel=kernel, mean=MEAN, std=STD)
-    theirs = [reference(i, Params(*(v[k] for v in p)), size, kernel) for k, i in enumerate(x)]
+    share = images // rows
+    theirs = [
+        reference(i, Params(*(v[k // share] for v in p)), size, kernel) for k, i in enumerate(x)
+    ]
     # Normalising divides by 0.24: the same 1e-5 of intensity.
     torch.testing.assert_close(ours, torch.stack(theirs), rtol=0, atol=4e-5)
     assert ours.is_contiguous(memory_format=torch.channels_last)
     assert ours.isfinite().all()
+    assert torch.equal(x, before)
 
 
-def test_a_shared_row_augments_its_block_as_repeated_rows_would() -> None:
-    x, before = pixels(60), pixels(60)
-    p = augment.sample(15, 32, 32, Augment(), seeded(7))
+@pytest.mark.parametrize(("side", "size"), [(32, 32), (150, 128)])
+def test_a_shared_row_augments_its_block_as_repeated_rows_would(side: int, size: int) -> None:
+    x, before = pixels(60, side, side), pixels(60, side, side)
+    p = augment.sample(15, side, side, Augment(), seeded(7))
     repeated = p.rows(torch.arange(60) // 4)
-    shared = augment.apply(x, p, size=32, blur_kernel=3, mean=MEAN, std=STD)
-    assert_close(shared, augment.apply(x, repeated, size=32, blur_kernel=3, mean=MEAN, std=STD))
+    shared = augment.apply(x, p, size=size, blur_kernel=3, mean=MEAN, std=STD)
+    whole = augment.apply(x, repeated, size=size, blur_kernel=3, mean=MEAN, std=STD)
+    assert_close(shared, whole)
     assert torch.equal(x, before)
     with pytest.raises(ValueError, match="evenly"):
-        augment.apply(x[:-1], p, size=32, blur_kernel=3, mean=MEAN, std=STD)
+        augment.apply(x[:-1], p, size=size, blur_kernel=3, mean=MEAN, std=STD)
+
+
+@pytest.mark.parametrize("side", [32, 130])
+def test_row_by_row_and_all_at_once_are_one_function(
+    side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a crop and without; each way is taken by the size of a row's block of images."""
+    x, p = pixels(24, side, side), augment.sample(12, side, side, STRONG, seeded(12))
+    for params in (p, p._replace(crop=None)):
+        found = []
+        for threshold in (0, 10**9):
+            monkeypatch.setattr(augment, "_BLOCK", threshold)
+            found.append(augment.apply(x, params, size=side, blur_kernel=5, mean=MEAN, std=STD))
+        torch.testing.assert_close(*found, rtol=0, atol=4e-5)
 
 
 def test_autocast_does_not_coarsen_the_augmentation() -> None:
