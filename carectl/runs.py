@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +22,7 @@ State = Literal[
     "new", "queued", "running", "stale", "done", "failed", "cancelled", "blocked", "lost"
 ]
 STALE_AFTER_S = 600
+_SETTLED_NS = 2 * 10**9  # file systems count no finer than this
 _NOTES: dict[str, State] = {
     "cancelled": "cancelled",
     "blocked": "blocked",
@@ -111,10 +113,34 @@ def create(runs_dir: Path, identity: Identity, record: dict[str, Any], yaml: str
 
 def by_hash(runs_dir: Path, sha256: str) -> Run | None:
     """The run of a hash, whatever it is called."""
-    for path in runs_dir.glob(f"*-{sha256[:SHOWN]}"):
-        if (read_json(path / "spec.json") or {}).get("sha256") == sha256:
-            return Run(path)
+    for name in _by_digits(runs_dir).get(sha256[:SHOWN], ()):
+        if (read_json(runs_dir / name / "spec.json") or {}).get("sha256") == sha256:
+            return Run(runs_dir / name)
     return None
+
+
+def _by_digits(runs_dir: Path) -> Mapping[str, list[str]]:
+    """The folder's names by the digits that they end in.
+
+    A plan asks for each of its runs: to list ten thousand names ten thousand times takes minutes.
+    So the folder is read again only once it has changed, and while a change may be so recent that
+    a further one would not show in its time stamp.
+    """
+    try:
+        changed = runs_dir.stat().st_mtime_ns
+    except OSError:
+        return {}
+    settled = time.time_ns() - changed > _SETTLED_NS
+    return (_read_digits if settled else _read_digits.__wrapped__)(runs_dir, changed)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_digits(runs_dir: Path, changed: int) -> Mapping[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    with contextlib.suppress(OSError):
+        for name in os.listdir(runs_dir):  # noqa: PTH208
+            found.setdefault(name.rpartition("-")[2], []).append(name)
+    return found
 
 
 def listing(runs_dir: Path) -> Iterator[Run]:
