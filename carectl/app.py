@@ -5,9 +5,10 @@ Nothing heavy is imported here: `carectl --help` must come in a blink.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,15 +22,20 @@ from carectl.options import (
     Devices,
     DryRun,
     Experiment,
-    Gpus,
     Json,
+    Only,
     Override,
+    Profile,
     RunsDir,
+    Seeds,
     SpecArg,
-    Tag,
     Upload,
+    submitting,
 )
 from carectl.subcommands import data_app, spec_app
+
+if TYPE_CHECKING:
+    from carectl.flow import Options
 
 app = typer.Typer(
     help="Train, probe and compare equivariant contrastive models, here or on a cluster.",
@@ -61,19 +67,11 @@ def root(
 
 
 @app.command()
+@submitting
 def pretrain(
     spec: SpecArg,
+    options: Options,
     override: Override = None,
-    backend: Backend = "",
-    gpus: Gpus = None,
-    devices: Devices = None,
-    detach: Detach = False,
-    dry_run: DryRun = False,
-    json: Json = False,
-    runs_dir: RunsDir = RUNS,
-    data_dir: DataDir = DATA,
-    experiment: Experiment = "care",
-    tag: Tag = None,
     upload: Upload = False,
 ) -> None:
     """Train a spec; an interrupted run goes on from its checkpoint, a done one is reused.
@@ -82,14 +80,13 @@ def pretrain(
     """
     from carectl import specs
     from carectl.console.output import Output
-    from carectl.flow import Options, carry_out, report_runs
+    from carectl.flow import carry_out, report_runs
     from carectl.plan import Planner
 
-    options = Options(backend, gpus, devices, detach, dry_run, json, runs_dir, data_dir,
-                      experiment, tuple(tag or ()), upload)  # fmt: skip
-    output = Output(json)
+    options = dataclasses.replace(options, upload=upload)
+    output = Output(options.as_json)
     loaded = specs.load(specs.find(spec), [*(override or []), *options.settings()])
-    planner = Planner(runs_dir, data_dir)
+    planner = Planner(options.runs_dir, options.data_dir)
     planner.pretrain(loaded)
     outcome = carry_out(planner, options, output, "pretrain")
     report_runs(outcome, options, output, "pretrain")
@@ -97,117 +94,99 @@ def pretrain(
 
 
 @app.command("eval")
+@submitting
 def evaluate(
     run: Annotated[str, typer.Argument(help="A run's id, prefix or name, or a checkpoint file")],
+    options: Options,
     epoch: Annotated[
         int | None, typer.Option(help="Epoch to probe; default: the last", min=0)
     ] = None,
     probe: Annotated[
         list[str] | None,
         typer.Option(
-            help="linear, knn, geometry (these three by default), colour, composition; repeatable"
+            help="linear, knn, geometry (these three by default, of clouds axis too), colour, "
+            "composition; repeatable"
         ),
     ] = None,
     plots: Annotated[bool, typer.Option("--plots", help="Draw the embedding's geometry")] = False,
     override: Override = None,
-    backend: Backend = "",
-    gpus: Gpus = None,
-    devices: Devices = None,
-    detach: Detach = False,
-    dry_run: DryRun = False,
-    json: Json = False,
-    runs_dir: RunsDir = RUNS,
-    data_dir: DataDir = DATA,
-    experiment: Experiment = "care",
-    tag: Tag = None,
 ) -> None:
     """Measure a trained encoder: linear probe, kNN, hue regression, geometry, colour, composition.
 
     Example: carectl eval digits-care-simclr --probe linear --probe knn
     """
-    from care_core.spec import USUAL_KINDS, probe_kinds
+    from care_core.cloud_spec import measurable, unmeasurable
+    from care_core.spec import probe_kinds
     from carectl import specs
     from carectl.console.output import Output
     from carectl.errors import CommandError
-    from carectl.flow import Options, carry_out, report_runs
+    from carectl.flow import carry_out, report_runs
     from carectl.plan import Planner, source_of
 
-    options = Options(backend, gpus, devices, detach, dry_run, json, runs_dir, data_dir,
-                      experiment, tuple(tag or ()))  # fmt: skip
-    output = Output(json)
+    output = Output(options.as_json)
     known = probe_kinds()
     for kind in probe or ():
         if kind not in known:
             raise CommandError(f"--probe {kind}: must be one of {', '.join(known)}")
     if plots and probe and "geometry" not in probe:
         raise CommandError("--plots draws the geometry; add --probe geometry, or leave --probe out")
-    loaded, source = source_of(runs_dir, run, epoch)
+    loaded, source = source_of(options.runs_dir, run, epoch)
     loaded = specs.override(loaded, [*(override or []), *options.settings()])
-    planner = Planner(runs_dir, data_dir)
-    planner.probe(loaded, source, epoch=epoch, kinds=tuple(probe or USUAL_KINDS))
+    planner = Planner(options.runs_dir, options.data_dir)
+    images = loaded.probe.data or loaded.data
+    kinds = tuple(probe or measurable(images))
+    for why in unmeasurable(images, kinds):
+        raise CommandError(f"--probe {why.removeprefix('kinds: ')}")
+    planner.probe(loaded, source, epoch=epoch, kinds=kinds)
     outcome = carry_out(planner, options, output, "eval")
     report_runs(outcome, options, output, "eval", plots)
     raise typer.Exit(outcome.code)
 
 
 @app.command()
+@submitting
 def reproduce(
-    target: Annotated[str, typer.Argument(help="table1")],
-    profile: Annotated[str, typer.Option(help="digits, digits-all, smoke or paper")] = "paper",
-    only: Annotated[list[str] | None, typer.Option(help="Rows or datasets to keep")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Pretraining seeds, such as 0,1,2")] = None,
+    target: Annotated[str, typer.Argument(help="table1, ..., or all")],
+    options: Options,
+    profile: Profile = "paper",
+    only: Only = None,
+    seeds: Seeds = None,
     override: Override = None,
-    backend: Backend = "",
-    gpus: Gpus = None,
-    devices: Devices = None,
-    detach: Detach = False,
-    dry_run: DryRun = False,
-    json: Json = False,
-    runs_dir: RunsDir = RUNS,
-    data_dir: DataDir = DATA,
-    experiment: Experiment = "care",
-    tag: Tag = None,
 ) -> None:
-    """Reproduce a table of the paper: pretrain, probe, and compare.
+    """Reproduce a table or figure of the paper: pretrain, probe, and compare.
 
     Example: carectl reproduce table1 --profile digits --seeds 0,1,2
     """
+    from carectl import reproduce as paper
     from carectl.console.output import Output
-    from carectl.flow import Options
-    from carectl.reproduce import reproduce as run
 
-    options = Options(backend, gpus, devices, detach, dry_run, json, runs_dir, data_dir,
-                      experiment, tuple(tag or ()))  # fmt: skip
-    raise typer.Exit(
-        run(target, profile, tuple(only or ()), seeds, options, Output(json), tuple(override or ()))
-    )
+    asked = paper.Request(target, profile, tuple(only or ()), seeds, tuple(override or ()))
+    raise typer.Exit(paper.reproduce(asked, options, Output(options.as_json)))
 
 
 @app.command()
 def report(
-    target: Annotated[str, typer.Argument(help="table1")],
-    profile: Annotated[str, typer.Option(help="digits, digits-all, smoke or paper")] = "paper",
-    only: Annotated[list[str] | None, typer.Option(help="Rows or datasets to keep")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Pretraining seeds, such as 0,1,2")] = None,
+    target: Annotated[str, typer.Argument(help="table1, ..., or all")],
+    profile: Profile = "paper",
+    only: Only = None,
+    seeds: Seeds = None,
     override: Override = None,
     json: Json = False,
     runs_dir: RunsDir = RUNS,
     data_dir: DataDir = DATA,
+    experiment: Experiment = "care",
 ) -> None:
-    """Rebuild a table from the runs that are done, without training.
+    """Rebuild tables and figures from the runs that are done, without training.
 
     Example: carectl report table1 --profile digits
     """
+    from carectl import reproduce as paper
     from carectl.console.output import Output
     from carectl.flow import Options
-    from carectl.reproduce import report as rebuild
 
-    options = Options(as_json=json, runs_dir=runs_dir, data_dir=data_dir)
-    raise typer.Exit(
-        rebuild(
-            target, profile, tuple(only or ()), seeds, options, Output(json), tuple(override or ())
-        )
-    )
+    options = Options(as_json=json, runs_dir=runs_dir, data_dir=data_dir, experiment=experiment)
+    asked = paper.Request(target, profile, tuple(only or ()), seeds, tuple(override or ()))
+    raise typer.Exit(paper.report(asked, options, Output(json)))
 
 
 @app.command()

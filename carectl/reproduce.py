@@ -1,54 +1,46 @@
-"""`carectl reproduce TARGET`: a grid becomes a plan, and its runs a table beside the paper."""
+"""`carectl reproduce TARGET`: grids become one plan, and its runs documents beside the paper.
+
+`carectl report TARGET` makes the same documents of the runs that are done, and runs nothing.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from care_core.errors import DataError
-from carectl import runs, specs
+from carectl import targets
 from carectl.console import tables
 from carectl.console.output import Output
-from carectl.errors import ENVIRONMENT, JOB_FAILED, PARTIAL, CommandError
+from carectl.errors import JOB_FAILED, PARTIAL, TOLERANCE, CommandError
 from carectl.flow import Options, carry_out
-from carectl.plan import Planned, Planner
-from carectl.reports import marks
-from carectl.runs import Run
-
-if TYPE_CHECKING:
-    from carectl.grid import Cell, Grid
-    from carectl.reports.table1 import Table
-
-TARGETS = ("table1",)
+from carectl.plan import Planner
+from carectl.reports.document import Document, plain
+from carectl.targets.context import Context
 
 
-def reproduce(
-    target: str,
-    profile: str,
-    only: Sequence[str],
-    seeds: str | None,
-    options: Options,
-    output: Output,
-    overrides: Sequence[str] = (),
-) -> int:
-    """Plan the grid, carry it out and write the report. Returns the exit code."""
-    from carectl.reports import table1
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What of the paper is asked for: a target, its profile, and what of it."""
 
-    plan = _plan(target, profile, only, seeds, options, overrides)
-    outcome = carry_out(plan.planner, options, output, f"reproduce {target}")
+    target: str
+    profile: str = "paper"
+    only: tuple[str, ...] = ()
+    seeds: str | None = None
+    overrides: tuple[str, ...] = ()
+
+
+def reproduce(request: Request, options: Options, output: Output) -> int:
+    """Plan the grids, carry them out and write the reports. Returns the exit code."""
+    planner, contexts = _plan(request, options)
+    command = f"reproduce {request.target}"
+    outcome = carry_out(planner, options, output, command)
     if outcome.states is None:
         return outcome.code
-    table = _table(plan, options)
-    paths = _present(table, _folder(plan, options, target, profile, seeds), output)
+    documents, fields = _report(request, contexts, options, output)
     output.emit(
-        f"reproduce {target}",
-        profile=profile,
+        command,
+        **fields,
         plan=tables.plan_values(outcome.plan),
-        report={name: str(path) for name, path in paths.items()},
-        table=table1.values(table),
         states={run: status._asdict() for run, status in outcome.states.items()},
     )
     if outcome.failed:
@@ -56,122 +48,95 @@ def reproduce(
             output.note(f"{run.run_id}: {outcome.states[run.run_id].reason}")
         output.next("carectl retry --failed, or the same command again, goes on with what failed")
         return JOB_FAILED if len(outcome.failed) == len(outcome.plan) else PARTIAL
-    output.next(_next_step(profile, {cell.seed for cell in plan.cells}))
+    if _outside(documents, output):
+        return TOLERANCE
+    output.next(_next_step(request, contexts))
     return 0
 
 
-def report(
-    target: str,
-    profile: str,
-    only: Sequence[str],
-    seeds: str | None,
-    options: Options,
-    output: Output,
-    overrides: Sequence[str] = (),
-) -> int:
-    """Write the report from what is done, without submitting anything."""
-    from carectl.reports import table1
-
-    plan = _plan(target, profile, only, seeds, options, overrides)
-    table = _table(plan, options)
-    paths = _present(table, _folder(plan, options, target, profile, seeds), output)
-    output.emit(
-        f"report {target}",
-        profile=profile,
-        report={name: str(path) for name, path in paths.items()},
-        table=table1.values(table),
+def report(request: Request, options: Options, output: Output) -> int:
+    """Write the reports of what is done, without submitting anything. Returns the exit code."""
+    _, contexts = _plan(request, options)
+    documents, fields = _report(request, contexts, options, output)
+    output.emit(f"report {request.target}", **fields)
+    outside = _outside(documents, output)
+    output.next(
+        f"carectl reproduce {request.target} --profile {request.profile} runs what is missing"
+        if any(document.missing for document in documents)
+        else _next_step(request, contexts)
     )
-    output.next(f"carectl reproduce {target} --profile {profile} runs what is missing")
-    return 0
+    if any(document.failed for document in documents):
+        return PARTIAL
+    return TOLERANCE if outside else 0
 
 
-@dataclasses.dataclass(frozen=True)
-class _Answer:
-    """The runs that answer one cell.
-
-    `changes` are settings that are not the recipe's, `overridden` those that are not the profile's.
-    """
-
-    cell: Cell
-    trained: Planned
-    probed: Planned
-    fidelity: str
-    changes: tuple[str, ...]
-    overridden: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    grid: Grid
-    planner: Planner
-    answers: list[_Answer]
-
-    @property
-    def cells(self) -> list[Cell]:
-        return [answer.cell for answer in self.answers]
-
-
-def _plan(
-    target: str,
-    profile: str,
-    only: Sequence[str],
-    seeds: str | None,
-    options: Options,
-    overrides: Sequence[str],
-) -> _Plan:
-    if target not in TARGETS:
-        raise CommandError(f"no target '{target}'; there is: {', '.join(TARGETS)}")
-    grid = specs.load_grid(specs.find(target))
-    planner = Planner(options.runs_dir, options.data_dir)
-    asked, answers, missing = [*overrides, *options.settings()], [], dict[str, str]()
-    cells = grid.cells(profile, only, _seeds(seeds))
-    for cell in cells:
-        if cell.dataset in missing:
-            continue
-        try:
-            answers.append(_answer(cell, asked, planner))
-        except DataError as error:
-            missing[cell.dataset] = str(error)
-    if missing:
-        raise CommandError(_missing(missing, {cell.dataset for cell in cells}), ENVIRONMENT)
-    return _Plan(grid, planner, answers)
-
-
-def _answer(cell: Cell, asked: Sequence[str], planner: Planner) -> _Answer:
-    """Plan a cell's runs.
+def _plan(request: Request, options: Options) -> tuple[Planner, list[Context]]:
+    """One plan of all targets that are asked for.
 
     Raises:
-        DataError: the dataset's files are not there.
+        CommandError: there is no such target, profile or row, or a dataset is not there.
     """
-    recipe, seed = specs.find(cell.recipe), f"seed={cell.seed}"
-    spec = specs.load(recipe, [*cell.overrides, *asked, seed])
-    preset = f"fidelity={spec.fidelity}"
-    labels: dict[str, Any] = {"row": cell.row, "dataset": cell.dataset, "seed": cell.seed}
-    trained = planner.pretrain(spec, **labels)
-    return _Answer(
-        cell,
-        trained,
-        planner.probe(spec, trained, **labels),
-        spec.fidelity,
-        marks.changes(spec, specs.load(recipe, [preset, seed])),
-        marks.changes(spec, specs.load(recipe, [*cell.overrides, preset, seed])),
-    )
+    names = targets.named(request.target)
+    planner = Planner(options.runs_dir, options.data_dir)
+    settings = (*request.overrides, *options.settings())
+    seeds = _seeds(request.seeds)
+    contexts = [
+        Context(name, request.profile, planner, request.only, seeds, settings) for name in names
+    ]
+    if request.target == targets.ALL:
+        contexts = [c for c in contexts if c.has(request.profile)] or contexts[:1]
+    for context in contexts:
+        targets.load(context.target).plan(context)
+    return planner, contexts
 
 
-def _missing(missing: dict[str, str], datasets: set[str]) -> str:
-    """Which datasets have to be got before the grid can be planned, and the way around."""
-    there = sorted(datasets - missing.keys())
-    around = f"; --only {there[0]} does without" if there else "; --profile digits needs no files"
-    return "\n".join(
-        [f"{len(missing)} of {len(datasets)} datasets cannot be used{around}:", *missing.values()]
-    )
+def _report(
+    request: Request, contexts: Sequence[Context], options: Options, output: Output
+) -> tuple[list[Document], dict[str, object]]:
+    """Make, show, write and track every document; returns them and their fields for --json."""
+    from carectl.reports import terminal, tracked, writing
+
+    place = options.runs_dir.parent / "reports"
+    documents, written = [], {}
+    for context in contexts:
+        document = targets.load(context.target).document(context)
+        paths = writing.write(document, place / context.name)
+        output.result(terminal.render(document, output.out.width))
+        tracked.store(document, place / context.name, paths.values(), options, output)
+        documents.append(document)
+        written[context.target] = {name: str(path) for name, path in paths.items()}
+        output.result(f"html: {paths['html']}")
+    fields: dict[str, object] = {
+        "profile": request.profile,
+        "report": written[contexts[0].target],
+        "reports": written,
+        "documents": {document.target: plain(document) for document in documents},
+    }
+    if request.target == targets.ALL:
+        folder = place / contexts[0].name.replace(contexts[0].target, targets.ALL, 1)
+        page = writing.write_page(documents, folder / "index.html", "The paper, reproduced")
+        output.result(f"all of it: {page}")
+        fields["report"] = {"html": str(page)}
+    return documents, fields
 
 
-def _seeds(text: str | None) -> list[int] | None:
+def _outside(documents: Sequence[Document], output: Output) -> int:
+    """Say how many numbers lie outside the tolerance, and in which tables."""
+    count = 0
+    for document in documents:
+        for cell in document.outside:
+            output.note(f"{document.target}: {cell.text} lies outside the tolerance ({cell.note})")
+            count += 1
+    if count:
+        output.next("the page shows which; carectl status RUN shows what a number was made with")
+    return count
+
+
+def _seeds(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:
-        found = [int(part) for part in text.split(",")]
+        found = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise CommandError(
             f"--seeds {text}: give whole numbers with commas, such as 0,1,2"
@@ -181,56 +146,11 @@ def _seeds(text: str | None) -> list[int] | None:
     return found
 
 
-def _table(plan: _Plan, options: Options) -> Table:
-    from carectl.reports.table1 import Entry, summarise
-
-    entries = [
-        Entry(
-            row=answer.cell.row,
-            dataset=answer.cell.dataset,
-            seed=answer.cell.seed,
-            pretrain=_folder_of(options.runs_dir, answer.trained),
-            probe=_folder_of(options.runs_dir, answer.probed),
-            fidelity=answer.fidelity,
-            changes=answer.changes,
-        )
-        for answer in plan.answers
-    ]
-    return summarise(entries, plan.grid.reference)
-
-
-def _folder_of(runs_dir: Path, planned: Planned) -> Run:
-    return runs.by_hash(runs_dir, planned.identity.sha256) or Run(runs_dir / planned.run_id)
-
-
-def _present(table: Table, folder: Path, output: Output) -> dict[str, Path]:
-    from carectl.reports import table1
-
-    paths = table1.write(table, folder)
-    output.result(table1.render(table))
-    for sentence in table1.sentences(table):
-        output.result(sentence)
-    for name, path in paths.items():
-        output.result(f"{name}: {path}")
-    return paths
-
-
-def _folder(plan: _Plan, options: Options, target: str, profile: str, seeds: str | None) -> Path:
-    """Another preset, other settings or other seeds are another table: none replaces another."""
-    presets = {answer.fidelity for answer in plan.answers} - {"paper"}
-    parts = [target, profile, *sorted(presets)]
-    changed = sorted({text for answer in plan.answers for text in answer.overridden})
-    if changed:
-        parts.append(f"changed-{hashlib.sha256(repr(changed).encode()).hexdigest()[:8]}")
-    if seeds:
-        parts.append(f"seeds-{seeds.replace(',', '-')}")
-    return options.runs_dir.parent / "reports" / "-".join(parts)
-
-
-def _next_step(profile: str, seeds: set[int]) -> str:
-    if profile == "digits" and len(seeds) < 3:
+def _next_step(request: Request, contexts: Sequence[Context]) -> str:
+    seeds = {cell.seed for context in contexts for cell in context.cells}
+    if request.profile == "digits" and len(seeds) < 3:
         return (
-            "carectl reproduce table1 --profile digits --seeds 0,1,2 measures the spread "
-            "(runs that are done are reused)"
+            f"carectl reproduce {request.target} --profile digits --seeds 0,1,2 measures the "
+            "spread (runs that are done are reused)"
         )
     return "carectl status lists the runs, carectl status RUN shows one with its MLflow link"

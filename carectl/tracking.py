@@ -113,6 +113,40 @@ def make_run(
     return run_id
 
 
+def store_report(
+    address: str,
+    experiment_name: str,
+    project: Path,
+    target: str,
+    profile: str,
+    folder: str,
+    files: Iterable[Path],
+    tags: dict[str, str],
+) -> str:
+    """Store a report's files in the one run of its target and profile, made if need be.
+
+    Raises:
+        Exception: whatever the store raises; the caller has the files.
+    """
+    experiment_id = experiment(address, experiment_name, project)
+    store = client(address)
+    found = store.search_runs(
+        [experiment_id],
+        filter_string=f"tags.kind = 'report' and tags.target = '{target}' "
+        f"and tags.profile = '{profile}'",
+        max_results=1,
+    )
+    named = {"kind": "report", "target": target, "profile": profile}
+    run = found[0] if found else store.create_run(
+        experiment_id, run_name=f"{target} {profile}", tags={**tags, **named}
+    )  # fmt: skip
+    run_id = str(run.info.run_id)
+    for path in files:
+        store.log_artifact(run_id, str(path), artifact_path=folder)
+    store.set_terminated(run_id, status="FINISHED")
+    return run_id
+
+
 class RunTracker:
     """Sends a run's record to MLflow whenever a checkpoint has made it safe.
 

@@ -12,7 +12,7 @@ from care_core.spec import PretrainSpec
 from carectl import specs
 from carectl.errors import CommandError
 from carectl.grid import Grid, Reference
-from carectl.reports.table1 import base_of
+from carectl.reports.summary import base_of
 
 RECIPES = [name for name in specs.names() if "/" in name]
 

@@ -1,9 +1,7 @@
-"""The table's numbers are right, its gaps are visible, and its words claim no more than it has."""
+"""A summary's numbers are right, its gaps are visible, and its words claim no more than it has."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import subprocess
 import sys
@@ -16,11 +14,10 @@ from xml.etree import ElementTree
 import pytest
 from conftest import tiny
 from PIL import Image
-from rich.console import Console
 from scipy import stats
 
-from carectl.reports import curves, marks, table1
-from carectl.reports.table1 import Entry, Line, Table, summarise
+from carectl.reports import bars, curves, marks, words
+from carectl.reports.summary import Entry, Line, Table, summarise
 from carectl.runs import Run
 
 
@@ -72,12 +69,6 @@ def line(
     return found
 
 
-def printed(table: Table) -> str:
-    out = io.StringIO()
-    Console(file=out, width=80).print(table1.render(table))
-    return out.getvalue()
-
-
 def test_three_seeds_give_mean_sd_and_t_interval_over_pretraining_seeds(entry) -> None:
     scores = [[88.0, 90.0], [90.0, 92.0], [94.0, 94.0]]  # means 89, 91, 94
     table = summarise([entry("SimCLR", s, result(x)) for s, x in enumerate(scores)], nothing)
@@ -89,7 +80,7 @@ def test_three_seeds_give_mean_sd_and_t_interval_over_pretraining_seeds(entry) -
     expected = stats.t.interval(0.95, 2, loc=274 / 3, scale=stats.sem([89, 91, 94]))
     assert (got.low, got.high) == pytest.approx(expected)
     assert got.interval is not None and "t interval over pretraining seeds" in got.interval
-    assert "91.33 ± 2.52" in printed(table)
+    assert words.headline(got) == "91.33 ± 2.52"
 
 
 @pytest.mark.parametrize(("hits", "images"), [(324, 360), (0, 50), (50, 50), (9012, 10000)])
@@ -125,12 +116,11 @@ def test_differences_are_paired_by_seed_and_use_only_the_seeds_of_both(entry) ->
 
 
 def test_a_difference_of_one_seed_says_that_it_is_not_evidence(entry) -> None:
-    entries = [entry("SimCLR", 0, result([90.0], linear={"projection": [80.0]}))]
-    entries += [entry("CARE-SimCLR", 0, result([90.0], linear={"projection": [82.2]}))]
+    entries = [entry("SimCLR", 0, result([90.0])), entry("CARE-SimCLR", 0, result([87.8]))]
     table = summarise(entries, nothing)
     assert table.differences[0].note == "one seed: not evidence"
-    assert table1.sentences(table) == [
-        "CARE-SimCLR − SimCLR, linear probe on the projection: +2.2 points "
+    assert words.sentences(table) == [
+        "CARE-SimCLR − SimCLR, linear probe on the backbone: −2.2 points "
         "(n = 1: one seed is not evidence)"
     ]
 
@@ -141,7 +131,7 @@ def test_a_difference_whose_interval_holds_zero_is_called_no_difference(
 ) -> None:
     entries = [entry("SimCLR", s, result([80.0])) for s in range(3)]
     entries += [entry("CARE-SimCLR", s, result([80.0 + g])) for s, g in enumerate(gains)]
-    (sentence,) = table1.sentences(summarise(entries, nothing))
+    (sentence,) = words.sentences(summarise(entries, nothing))
     assert ("no difference shown" in sentence) is not shown
     assert "n = 3 paired seeds" in sentence
 
@@ -152,7 +142,7 @@ def test_the_same_row_on_another_dataset_is_not_its_pair(entry) -> None:
     assert summarise(entries, nothing).differences == ()
 
 
-def test_missing_and_failed_cells_stay_in_the_table_with_their_state(entry, tmp_path) -> None:
+def test_missing_and_failed_cells_stay_in_the_table_with_their_state(entry) -> None:
     entries = [entry("A", 0, result([90.0])), entry("A", 1), entry("B", 0)]
     entries += [entry("C", 0, error="the loss is nan"), entry("D", 0, {"kind": "probe"})]
     table = summarise(entries, nothing)
@@ -164,11 +154,11 @@ def test_missing_and_failed_cells_stay_in_the_table_with_their_state(entry, tmp_
     assert "the loss is nan" in table.cells[3].reason
     assert line(table, "A").n == 1 and line(table, "A").seeds == (0,)
     assert line(table, "B").mean is None and line(table, "B").probes == ()
-    assert table1.sentences(table)[-2:] == ["2 of 5 runs: failed.", "2 of 5 runs: not run."]
-    written = table1.write(table, tmp_path / "out")
-    rows = list(csv.DictReader(written["csv"].read_text().splitlines()))
-    found = {r["row"]: (r["state"], r["mean"]) for r in rows}
-    assert found["B"] == ("not run", "") and found["C"] == ("failed", "")
+    assert words.sentences(table)[-2:] == [
+        "2 of 5 cells and seeds: failed.",
+        "2 of 5 cells and seeds: not run.",
+    ]
+    assert [words.state_of(table, row, "digits") for row in "BC"] == ["not run", "failed"]
 
 
 @pytest.mark.parametrize("bad", [None, float("nan"), "ninety", [], [90.0, None], {"a": 1}])
@@ -184,81 +174,41 @@ def test_a_repeated_entry_counts_once(entry) -> None:
     assert line(summarise([one, one], nothing), "SimCLR").n == 1
 
 
-def test_the_papers_figure_stands_beside_the_headline_with_its_difference(entry, tmp_path) -> None:
+def test_the_papers_figure_stands_beside_the_headline_alone(entry) -> None:
     def reference(row: str, dataset: str) -> Published | None:
-        return Published(90.98, 0.1, uncertain=True) if row == "SimCLR" else None
+        return Published(90.98, 0.1, uncertain=True) if row != "Other" else None
 
     found = result([90.0, 91.0], knn={"backbone": 85.0})
-    entries = [entry("SimCLR", 0, found, "cifar10"), entry("Other", 0, found, "cifar10")]
-    table = summarise(entries, reference)
+    entries = [entry(row, 0, found, "cifar10") for row in ("SimCLR", "Other")]
+    table = summarise(entries, reference, [("Quoted", "cifar10")])
     got = line(table, "SimCLR", dataset="cifar10")
     assert (got.paper, got.paper_sd, got.paper_note) == (90.98, 0.1, "uncertain")
     assert got.delta == pytest.approx(-0.48)
+    assert words.paper(got) == "90.98 ± 0.10†"
     assert line(table, "SimCLR", "kNN, backbone", "cifar10").paper is None
     assert line(table, "Other", dataset="cifar10").delta is None
-    for text in (printed(table), table1.write(table, tmp_path / "out")["md"].read_text()):
-        assert "90.98 ± 0.10†" in text and "-0.48" in text
+    assert line(table, "Quoted", dataset="cifar10").paper == 90.98
+    assert words.state_of(table, "Quoted", "cifar10") == "cited"
+    assert [row for _, row in table.rows] == ["SimCLR", "Other", "Quoted"]
 
 
-def test_written_files_parse_back_to_the_same_numbers(entry, tmp_path) -> None:
-    values = {("SimCLR", 0): 88.123456, ("SimCLR", 1): 89.0, ("CARE-SimCLR", 0): 90.5}
-    table = summarise([entry(*key, result([x])) for key, x in values.items()], nothing)
-    paths = table1.write(table, tmp_path / "reports" / "digits")
-    assert set(paths) == {"md", "csv", "json", "png", "svg"}
-    saved = json.loads(paths["json"].read_text())
-    assert saved["version"] == 1
-    assert saved["lines"][0]["values"] == [88.123456, 89.0]
-    assert saved["lines"][0]["probes"] == [c.probe for c in table.cells[:2]]
-    first = next(csv.DictReader(paths["csv"].read_text().splitlines()))
-    assert float(first["mean"]) == pytest.approx((88.123456 + 89) / 2) and first["seeds"] == "0 1"
-    assert ElementTree.parse(paths["svg"]).getroot().tag.endswith("svg")
-    with Image.open(paths["png"]) as image:
-        assert image.width == 1600 and image.height > 400
-        assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20
-    markdown = paths["md"].read_text()
-    assert all(c.probe in markdown and c.pretrain in markdown for c in table.cells)
+def drawn(table: Table, folder: Path) -> str:
+    """The words in the picture of a table, on one line."""
+    bars.draw(table, folder / "bars.png", folder / "bars.svg")
+    with Image.open(folder / "bars.png") as image:
+        assert image.width == 1600 and image.height > 300
+    return " ".join("".join(ElementTree.parse(folder / "bars.svg").getroot().itertext()).split())
 
 
 def test_a_truncated_axis_and_the_interval_are_named_in_the_picture(entry, tmp_path) -> None:
     table = summarise([entry("SimCLR", 0, result([90.0]))], lambda *_: Published(91.0))
-    words = table1.write(table, tmp_path / "out")["svg"].read_text()
-    assert "not 0)" in words and "Wilson" in words
-    assert "360 test images" in words and "preset: paper" in words and "n = 1" in words
+    told = drawn(table, tmp_path)
+    assert "not 0)" in told and "Wilson" in told
+    assert "360 test images" in told and "preset: paper" in told and "n = 1" in told
 
 
-def test_a_grid_of_which_nothing_ran_is_still_written(entry, tmp_path) -> None:
-    table = summarise([entry("SimCLR", 0)], nothing)
-    paths = table1.write(table, tmp_path / "out")
-    assert "not run" in paths["svg"].read_text() and "not run" in paths["md"].read_text()
-    assert "not run" in printed(table)
-
-
-def test_the_terminal_table_fits_80_columns_with_the_hashes_of_its_runs(entry) -> None:
-    found = result(
-        [90.12, 91.0], linear={"backbone": [90.1], "projection": [80.1]}, knn={"backbone": 88.0},
-        hue_r2={"backbone": 0.9, "projection": 0.5}, geometry={"gamma": 1.25},
-    )  # fmt: skip
-    entries = [entry("EquiMod-SimCLR", s, found) for s in (0, 1)]
-    for reference in (nothing, lambda row, dataset: Published(90.98, 0.1, True, True)):
-        table = summarise(entries, reference)
-        text = printed(table)
-        assert max(map(len, text.splitlines())) <= 80 and "…" not in text
-        assert all(c.probe.rsplit("-", 1)[-1] in text for c in table.cells)
-        assert "90.10 ± 0.00" in text and "80.10±0.00" in text and "0.90/0.50" in text
-
-
-def test_hostile_names_break_neither_markdown_nor_the_terminal(entry, tmp_path) -> None:
-    name = "a|b] [red]x[/blue] $\\frac{ <b>\n*y*"
-    table = summarise([entry(name, 0, result([90.0]), "d|[/x]")], nothing)
-    assert "[red]x[/blue]" in printed(table).replace("\n", "")
-    paths = table1.write(table, tmp_path / "out")
-    rows = [x for x in paths["md"].read_text().splitlines() if x.startswith("| a")]
-    assert len(rows) == 2
-    for row, columns in zip(rows, (7, 6), strict=True):
-        assert row.replace("\\\\", "").replace("\\|", "").count("|") == columns + 1
-        assert "<b>" not in row.replace("\\<b\\>", "")
-    assert next(csv.DictReader(io.StringIO(paths["csv"].read_bytes().decode())))["row"] == name
-    assert paths["png"].stat().st_size > 5000
+def test_a_grid_of_which_nothing_ran_is_drawn(entry, tmp_path) -> None:
+    assert "not run" in drawn(summarise([entry("SimCLR", 0)], nothing), tmp_path)
 
 
 def ran(preset: str, **probe: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -274,27 +224,17 @@ LEAKY = (
 )
 
 
-def test_a_table_made_with_leaks_is_marked_in_every_form(entry, tmp_path) -> None:
+def test_a_table_made_with_leaks_says_so_in_its_picture_and_beside_its_numbers(
+    entry, tmp_path
+) -> None:
     paper = summarise([entry("SimCLR", 0, result([90.0]), specs=ran("paper"))], nothing)
     assert (paper.fidelity, paper.warning) == ("paper", "")
-    assert "§" not in printed(paper)
     table = summarise([entry("SimCLR", 0, result([90.0]), specs=ran("official"))], nothing)
     assert (table.fidelity, table.warning) == ("official", LEAKY)
-    paths = table1.write(table, tmp_path / "out")
-    top = paths["md"].read_text().splitlines()[2]
-    assert top.replace("\\", "") == f"> **§ {LEAKY}**"
-    terminal = " ".join(printed(table).split())
-    assert terminal.startswith(f"§ {LEAKY}") and "]§" in terminal
-    assert "]§" in paths["md"].read_text().replace("\\", "")
-    first = next(csv.DictReader(paths["csv"].read_text().splitlines()))
-    assert first["fidelity"] == "official"
-    assert first["marks"].split("; ")[-1] == "selected on the test set (11)"
-    saved = json.loads(paths["json"].read_text())
-    assert saved["warning"] == LEAKY and len(saved["lines"][0]["marks"]) == 3
-    drawn = "".join(ElementTree.parse(paths["svg"]).getroot().itertext())
-    assert LEAKY in " ".join(drawn.split()).replace("\n", " ")
-    for text in (terminal, paths["md"].read_text(), drawn):
-        assert "Fidelity preset: official" in text
+    assert words.headline(line(table, "SimCLR")).endswith("]§")
+    assert len(line(table, "SimCLR").marks) == 3
+    told = drawn(table, tmp_path)
+    assert LEAKY in told and "Fidelity preset: official" in told
 
 
 def test_marks_come_from_what_was_run_and_not_from_what_was_asked(entry) -> None:
@@ -312,8 +252,7 @@ def test_a_table_of_both_presets_marks_the_leaky_rows_alone(entry) -> None:
     table = summarise(entries, nothing)
     assert table.fidelity == "paper and official"
     assert line(table, "A").marks == () and len(line(table, "B").marks) == 3
-    rows = [row for row in printed(table).splitlines() if row.startswith(("A  ", "B  "))]
-    assert ["§" in row for row in rows[:2]] == [False, True]
+    assert ["§" in words.headline(line(table, row)) for row in "AB"] == [False, True]
 
 
 def test_what_was_not_run_is_of_the_preset_asked_for_and_has_no_marks(entry) -> None:
@@ -321,7 +260,7 @@ def test_what_was_not_run_is_of_the_preset_asked_for_and_has_no_marks(entry) -> 
     assert (table.fidelity, table.marks) == ("official", ())
 
 
-def test_settings_that_are_not_the_recipes_are_told(entry, tmp_path) -> None:
+def test_settings_that_are_not_the_recipes_are_told(entry) -> None:
     asked = marks.changes(
         tiny(training={"epochs": 9, "batch_size": 128}, log={"every_steps": 7}), tiny()
     )
@@ -329,22 +268,9 @@ def test_settings_that_are_not_the_recipes_are_told(entry, tmp_path) -> None:
     probed = marks.changes(tiny(probe={"folds": 5}), tiny(probe={}))
     assert probed == ("probe.folds 5 (recipe 0)",)
     table = summarise([entry("A", 0, result([90.0]), changes=asked)], nothing)
-    told = "Not the recipes' settings: training.epochs 9 (recipe 2)."
-    assert told in " ".join(printed(table).split())
-    assert told in table1.write(table, tmp_path / "out")["md"].read_text()
+    assert words.caveats(table)[-1] == "Not the recipes' settings: training.epochs 9 (recipe 2)."
     many = tuple(f"k{n} 1 (recipe 2)" for n in range(8))
     assert marks.changed(many).endswith("k5 1 (recipe 2) and 2 more.")
-
-
-def test_a_terminal_row_with_a_mark_and_the_papers_number_fits_80_columns(entry) -> None:
-    found = result(
-        [90.12, 91.0], linear={"backbone": [90.1], "projection": [80.1]}, knn={"backbone": 88.0},
-        hue_r2={"backbone": 0.9, "projection": 0.5}, geometry={"gamma": 1.25},
-    )  # fmt: skip
-    entries = [entry("EquiMod-SimCLR", s, found, specs=ran("official")) for s in (0, 1)]
-    text = printed(summarise(entries, lambda row, dataset: Published(90.98, 0.1, True, True)))
-    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
-    assert "90.10 ± 0.00§" in text
 
 
 def metrics_file(folder: Path, rows: list[tuple[str, float, int]]) -> None:
@@ -381,8 +307,9 @@ def test_curves_of_a_run_with_little_or_nothing_recorded_are_still_drawn(tmp_pat
 
 def test_importing_the_reports_loads_neither_torch_nor_matplotlib() -> None:
     code = (
-        "import sys, carectl.reports.table1, carectl.reports.text, carectl.reports.bars\n"
-        "print([m for m in ('torch', 'matplotlib', 'scipy', 'rich') if m in sys.modules])"
+        "import sys, carectl.targets.table1, carectl.reports.writing, carectl.reports.terminal\n"
+        "import carectl.reports.drawing\n"
+        "print([m for m in ('torch', 'matplotlib', 'scipy', 'mlflow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Table 1 as a picture: a bar a method, its interval, its seeds, and the paper's figure."""
+"""A summary as a picture: a bar a method, its interval, its seeds, and the paper's figure."""
 
 from __future__ import annotations
 
@@ -6,19 +6,28 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from carectl.reports import text
-from carectl.reports.table1 import HEADLINE, Line, Table, is_accuracy
+from carectl.reports import words
+from carectl.reports.drawing import (
+    BLUE,
+    DARK,
+    GREY,
+    INK,
+    ORANGE,
+    PAPER,
+    SOFT,
+    WARN,
+    WHITE,
+    WIDTH,
+    plain,
+    sheet,
+)  # fmt: skip
+from carectl.reports.summary import HEADLINE, Line, Table, is_accuracy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Okabe and Ito's colours; the grey is as light as their blue is dark, so it reads without hue too
-BLUE, ORANGE, GREY, INK, PALE = "#0072B2", "#E69F00", "#A6ACB3", "#23282E", "#DDE1E5"
-WARN = "#B03A00"  # dark enough for words on white
-WIDTH, DPI = 10.0, 160  # inches, so 1600 pixels
 
 
 class Panel(NamedTuple):
@@ -32,24 +41,14 @@ class Panel(NamedTuple):
 
 def draw(table: Table, png: Path, svg: Path) -> None:
     """Draw the table's bars to both files."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     bands = _bands(table)
     most = [max(len(_order(table, panel.dataset)) for panel in band) for band in bands]
     heights = [0.9 + 0.36 * count for count in most]
-    caption = textwrap.wrap(_plain(" ".join(_caption(table))), 150)
-    warning = textwrap.wrap(_plain(table.warning), 120)
+    caption = textwrap.wrap(plain(" ".join(_caption(table))), 150)
+    warning = textwrap.wrap(plain(table.warning), 120)
     top, bottom = 0.95 + 0.2 * len(warning), 0.2 + 0.17 * len(caption)
     tall = top + bottom + sum(heights)
-    style: dict[Any, Any] = {
-        "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "table1", "text.color": INK,
-        "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "text.parse_math": False,
-    }  # fmt: skip
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(WIDTH, tall), dpi=DPI, facecolor="white")
-        FigureCanvasAgg(figure)
+    with sheet(png, svg, height=tall) as figure:
         figure.text(0.02, 1 - 0.3 / tall, "Linear-probe accuracy of frozen encoders", fontsize=15,
                     weight="bold", va="center")  # fmt: skip
         figure.text(0.02, 1 - 0.5 / tall, "\n".join(warning), fontsize=10.5, weight="bold",
@@ -57,24 +56,25 @@ def draw(table: Table, png: Path, svg: Path) -> None:
         _legend(figure, table, 1 - (top - 0.29) / tall)
         upper = tall - top
         for band, height in zip(bands, heights, strict=True):
-            alone = len({panel.dataset for panel in band}) == 1
-            slots = max(len(band), 2)  # a lone panel does not stretch
-            left, right = 1.45, 0.3
-            gap = 0.4 if alone and len(band) > 1 else left  # one dataset: the names stand once
-            for column, panel in enumerate(band):
-                width = (WIDTH - left - right - gap * (slots - 1)) / slots
-                place = (left + column * (width + gap), upper - height + 0.55, width, height - 0.8)
-                axes = figure.add_axes(
-                    (place[0] / WIDTH, place[1] / tall, place[2] / WIDTH, place[3] / tall)
-                )
-                named = column == 0 or panel.dataset != band[column - 1].dataset
-                _panel(axes, table, panel, named)
+            _band(figure, table, band, upper - height + 0.55, height - 0.8)
             upper -= height
         figure.text(0.02, (bottom - 0.12) / tall, "\n".join(caption), fontsize=8.5, va="top",
-                    color="#555B62", linespacing=1.35)  # fmt: skip
-        png.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(png, dpi=DPI)
-        figure.savefig(svg, metadata={"Date": None})
+                    color=SOFT, linespacing=1.35)  # fmt: skip
+
+
+def _band(figure: Figure, table: Table, band: Sequence[Panel], foot: float, height: float) -> None:
+    """A row of panels; all lengths in inches."""
+    tall = figure.get_figheight()
+    alone = len({panel.dataset for panel in band}) == 1
+    slots = max(len(band), 2)  # a lone panel does not stretch
+    left, right = 1.45, 0.3
+    gap = 0.4 if alone and len(band) > 1 else left  # one dataset: the names stand once
+    width = (WIDTH - left - right - gap * (slots - 1)) / slots
+    for column, panel in enumerate(band):
+        start = left + column * (width + gap)
+        axes = figure.add_axes((start / WIDTH, foot / tall, width / WIDTH, height / tall))
+        named = column == 0 or panel.dataset != band[column - 1].dataset
+        _panel(axes, table, panel, named)
 
 
 def _bands(table: Table) -> list[list[Panel]]:
@@ -134,27 +134,24 @@ def _panel(axes: Axes, table: Table, panel: Panel, named: bool) -> None:
     start, end = _limits(_scale(table, panel), is_accuracy(panel.measure))
     for row, place, line in zip(rows, places, lines, strict=True):
         if line is None or line.mean is None:
-            words = text.state_of(table, row, panel.dataset)
-            words = words if words != "measured" else "not measured"
-            axes.text(start + 0.02 * (end - start), place, words, va="center", fontsize=9,
-                      style="italic", color="#777D84")  # fmt: skip
+            state = words.state_of(table, row, panel.dataset)
+            said = state if state != "measured" else "not measured"
+            axes.text(start + 0.02 * (end - start), place, said, va="center", fontsize=9,
+                      style="italic", color=SOFT)  # fmt: skip
         if line is not None:
             _bar(axes, line, place, start, end)
     axes.set(xlim=(start, end), ylim=(at - 0.35, -0.65))
-    axes.set_yticks(places, [_plain(row) for row in rows] if named else [""] * len(rows))
-    axes.set_title(_plain(panel.title), loc="left", fontsize=11, weight="bold", pad=7)
+    axes.set_yticks(places, [plain(row) for row in rows] if named else [""] * len(rows))
+    axes.set_title(plain(panel.title), loc="left", fontsize=11, weight="bold", pad=7)
     note = f" (axis starts at {start:g}, not 0)" if start > 0 else ""
     axes.set_xlabel(panel.axis + note, fontsize=9)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", length=0, labelsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    axes.grid(axis="x", color=PALE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "bottom"):
-        axes.spines[side].set_visible(False)
-    axes.spines["left"].set_color("#8A9097")
+    axes.grid(visible=False, axis="y")
+    axes.spines["bottom"].set_visible(False)
     if start > 0:  # two strokes through the foot of the axis: it is cut
-        axes.plot([0, 0], [0, 0], marker=[(-1, -0.6), (1, 0.6)], markersize=9, color="#8A9097",
+        axes.plot([0, 0], [0, 0], marker=[(-1, -0.6), (1, 0.6)], markersize=9, color=SOFT,
                   clip_on=False, transform=axes.transAxes, linestyle="none")  # fmt: skip
 
 
@@ -162,17 +159,17 @@ def _bar(axes: Axes, line: Line, place: float, start: float, end: float) -> None
     if line.mean is not None:
         colour = _colour(line.row)
         axes.barh(place, line.mean - start, left=start, height=0.78, color=colour, zorder=2)
-        inside = "white" if colour == BLUE else INK
+        inside = WHITE if colour == BLUE else DARK
         axes.text(start + 0.02 * (end - start), place, f"{line.mean:.{_places(line)}f}",
                   va="center", fontsize=9.5, weight="bold", color=inside, zorder=5)  # fmt: skip
         if line.low is not None and line.high is not None:
             reach = [[line.mean - line.low], [line.high - line.mean]]
-            for colour, width, order in (("white", 3.6, 3), (INK, 1.3, 4)):  # a halo: ink on blue
+            for colour, width, order in ((PAPER, 3.6, 3), (INK, 1.3, 4)):  # a halo: ink on blue
                 axes.errorbar(line.mean, place, xerr=reach, fmt="none", ecolor=colour,
                               elinewidth=width, capsize=3.5, zorder=order)  # fmt: skip
         if line.n > 1:
             spots = [place + 0.2] * line.n
-            axes.scatter(line.values, spots, s=11, color="white", edgecolor=INK, linewidth=0.7,
+            axes.scatter(line.values, spots, s=11, color=PAPER, edgecolor=INK, linewidth=0.7,
                          zorder=6)  # fmt: skip
     if line.paper is not None:
         axes.plot(line.paper, place, marker="D", markersize=7, markerfacecolor="none",
@@ -204,15 +201,15 @@ def _legend(figure: Figure, table: Table, height: float) -> None:
 
     rows = {row for _, row in table.rows}
     colours = {_colour(row) for row in rows}
-    words = {GREY: "baseline", ORANGE: "EquiMod", BLUE: "CARE"}
+    names = {GREY: "baseline", ORANGE: "EquiMod", BLUE: "CARE"}
     handles: list[Patch | Line2D] = [
-        Patch(color=colour, label=word) for colour, word in words.items() if colour in colours
+        Patch(color=colour, label=word) for colour, word in names.items() if colour in colours
     ]
     if any(line.low is not None for line in table.lines):
         handles.append(Line2D([], [], color=INK, marker="|", markersize=8, label="95% interval"))
     if any(line.n > 1 for line in table.lines):
         handles.append(Line2D([], [], color=INK, marker="o", markersize=4, linestyle="none",
-                              markerfacecolor="white", label="one pretraining seed"))  # fmt: skip
+                              markerfacecolor=PAPER, label="one pretraining seed"))  # fmt: skip
     if any(line.paper is not None for line in table.lines):
         handles.append(Line2D([], [], color=INK, marker="D", markersize=6.5, linestyle="none",
                               markerfacecolor="none", label="the paper's figure"))  # fmt: skip
@@ -223,15 +220,10 @@ def _legend(figure: Figure, table: Table, height: float) -> None:
 
 
 def _caption(table: Table) -> list[str]:
-    words = [
+    told = [
         note.split("; †")[0].rstrip(".") + "."  # the picture has neither ± nor the marks † ‡
-        for note in text.notes(table)
+        for note in [*words.notes(table), *words.caveats(table)]
         if not note.startswith("±")
     ]
     gaps = [gap for gap in table.differences if len(gap.seeds) == 1]
-    return [*words, "A difference from one seed is not evidence."] if gaps else words
-
-
-def _plain(words: str) -> str:
-    """On one line, without characters that no font has."""
-    return "".join(c for c in " ".join(words.split()) if c.isprintable())
+    return [*told, "A difference from one seed is not evidence."] if gaps else told

@@ -107,7 +107,7 @@ class RunNote:
     label: str = ""
     seed: int | None = None
     epoch: int | None = None
-    state: str = "new"
+    state: str = "not run"
     reason: str = ""
     fidelity: str = ""
     commit: str = ""

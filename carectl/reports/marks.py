@@ -50,6 +50,11 @@ def warning(preset: str, marks: Iterable[str]) -> str:
     return f"{preset} preset: {told}: not comparable" if told else ""
 
 
+def preset(name: str) -> str:
+    """Which preset was followed."""
+    return f"Fidelity preset: {name}."
+
+
 def changed(settings: Iterable[str]) -> str:
     """Which settings are not the recipes'; empty if all are."""
     told = list(settings)

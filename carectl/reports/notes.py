@@ -34,7 +34,7 @@ def of(run: Run, role: str, label: str = "") -> RunNote:
         label=label,
         seed=_whole(trained.get("seed")),
         epoch=_whole(spec.get("epoch")),
-        state=state,
+        state="not run" if state == "new" else state,
         reason=reason,
         fidelity=str(trained.get("fidelity", "")),
         commit=str(code.get("commit") or "")[:12],

@@ -16,6 +16,7 @@ from carectl.errors import ENVIRONMENT, CommandError
 from carectl.plan import Planned, Planner
 from carectl.reports import marks, notes
 from carectl.reports.document import DataTable, Document, Figure, RunNote
+from carectl.reports.summary import Entry
 from carectl.runs import Run
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class Context:
     @cached_property
     def grid(self) -> Grid:
         return specs.load_grid(specs.find(self.target))
+
+    def has(self, profile: str) -> bool:
+        """Whether the target can be asked for by this profile."""
+        return profile in self.grid.profiles
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -104,6 +109,22 @@ class Context:
             marks.changes(spec, specs.load(recipe, [*cell.overrides, preset, seed])),
         )  # fmt: skip
 
+    @property
+    def entries(self) -> list[Entry]:
+        """The answers as `carectl.reports.summary` reads them."""
+        return [
+            Entry(
+                row=answer.cell.row,
+                dataset=answer.cell.dataset,
+                seed=answer.cell.seed,
+                pretrain=self.run(answer.trained),
+                probe=self.run(answer.probed),
+                fidelity=answer.spec.fidelity,
+                changes=answer.changes,
+            )
+            for answer in self.answers
+        ]
+
     def run(self, planned: Planned) -> Run:
         """The folder of the run that answers what was planned, whether it exists or not."""
         final = self.planner.final(planned)
@@ -126,7 +147,11 @@ class Context:
         if changed:
             parts.append(f"changed-{hashlib.sha256(repr(changed).encode()).hexdigest()[:8]}")
         if self.seeds:
-            parts.append(f"seeds-{'-'.join(map(str, self.seeds))}")
+            text = "-".join(map(str, self.seeds))
+            if len(text) > 40:  # a file's name has an end
+                digits = hashlib.sha256(text.encode()).hexdigest()[:8]
+                text = f"{len(self.seeds)}-{digits}"
+            parts.append(f"seeds-{text}")
         return "-".join(parts)
 
     def document(
@@ -169,7 +194,7 @@ class Context:
                     *self.grid.setting,
                     *setting,
                     f"Profile: {self.profile}. Pretraining {plural}: {', '.join(seeds)}.",
-                    f"Fidelity preset: {presets}.",
+                    marks.preset(presets),
                     marks.changed(changes),
                 )
                 if text
@@ -194,6 +219,9 @@ class Context:
             label = cell.row if cell.row.endswith(cell.dataset) else f"{cell.row}, {cell.dataset}"
             for planned in (answer.trained, *answer.probes.values()):
                 note = self.note(planned, label=label)
+                if note.seed is None:  # of what was never begun no folder tells
+                    name, preset = planned.name, answer.spec.fidelity
+                    note = dataclasses.replace(note, seed=cell.seed, name=name, fidelity=preset)
                 found.setdefault(note.id, note)
         return list(found.values())
 

@@ -1,7 +1,6 @@
-"""Table 1 from run folders: every number with its spread, its interval and its runs.
+"""A grid's numbers from run folders: each with its spread, its interval and its runs.
 
-Nothing here trains or probes. The summary reads each probe's result.json; `write` and `render`
-show it to people and machines.
+Nothing here trains or probes: each probe's result.json is read. Seeds are paired between methods.
 """
 
 from __future__ import annotations
@@ -11,17 +10,12 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from carectl import runs
 from carectl.reports import intervals, marks
 from carectl.runs import Run
 
-if TYPE_CHECKING:
-    import rich.table
-
-VERSION = 1
 HEADLINE = "linear, backbone"
 # label → where it lies in result.json; accuracies are in per cent, the rest are plain numbers
 MEASURES: dict[str, tuple[str, str]] = {
@@ -140,6 +134,11 @@ class Difference:
     note: str
 
     @property
+    def shown(self) -> bool:
+        """Whether several seeds show a difference: whether its interval leaves zero out."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+    @property
     def unit(self) -> str:
         return "points" if is_accuracy(self.measure) else ""
 
@@ -167,9 +166,9 @@ class Table:
 
     @property
     def rows(self) -> list[tuple[str, str]]:
-        """(dataset, row) in the grid's order, the datasets kept together."""
-        datasets = list(dict.fromkeys(cell.dataset for cell in self.cells))
-        pairs = dict.fromkeys((cell.dataset, cell.row) for cell in self.cells)
+        """(dataset, row) in the grid's order, the datasets kept together, what is cited last."""
+        pairs = dict.fromkeys((x.dataset, x.row) for x in self.lines if x.measure == HEADLINE)
+        datasets = list(dict.fromkeys(dataset for dataset, _ in pairs))
         return sorted(pairs, key=lambda pair: datasets.index(pair[0]))
 
 
@@ -178,12 +177,17 @@ def is_accuracy(measure: str) -> bool:
     return MEASURES[measure][0] in ("linear", "knn")
 
 
-def summarise(entries: Sequence[Entry], reference: Callable[[str, str], Reference | None]) -> Table:
+def summarise(
+    entries: Sequence[Entry],
+    reference: Callable[[str, str], Reference | None],
+    quoted: Sequence[tuple[str, str]] = (),
+) -> Table:
     """Read the runs of a grid. What is missing stays visible as a cell and an empty line.
 
     Args:
         entries: one a row, dataset and pretraining seed; a repeated one counts once.
         reference: the paper's linear-probe accuracy of (row, dataset), or None.
+        quoted: (row, dataset) of published numbers that nothing is run for.
     """
     unique = list({(e.row, e.dataset, e.seed): e for e in entries}.values())
     results = {entry: _result(entry) for entry in unique}
@@ -202,6 +206,7 @@ def summarise(entries: Sequence[Entry], reference: Callable[[str, str], Referenc
                 lines.append(_beside(line, reference(row, dataset)))
             elif line.n:
                 lines.append(line)
+    lines += [_beside(Line(*pair, HEADLINE), reference(*pair)) for pair in quoted]
     presets, changes = marks.joined(c.fidelity for c in cells), _all(c.changes for c in cells)
     gaps = tuple(_differences(lines))
     return Table(tuple(lines), gaps, cells, presets, _all(c.marks for c in cells), changes)
@@ -320,33 +325,11 @@ def _differences(lines: Sequence[Line]) -> list[Difference]:
     return found
 
 
-def write(table: Table, folder: Path) -> dict[str, Path]:
-    """Write table1.md, .csv, .json, .png and .svg to a folder. Returns them by kind."""
-    from care_core.files import write_bytes, write_json
-    from carectl.reports import bars, text
-
-    paths = {kind: folder / f"table1.{kind}" for kind in ("md", "csv", "json", "png", "svg")}
-    write_bytes(paths["md"], text.markdown(table).encode())
-    write_bytes(paths["csv"], text.csv_text(table).encode())
-    write_json(paths["json"], {"version": VERSION, **values(table)})
-    bars.draw(table, paths["png"], paths["svg"])
-    return paths
-
-
 def values(table: Table) -> dict[str, Any]:
     """The table as plain values, with its warning first."""
     return {"warning": table.warning, **dataclasses.asdict(table)}
 
 
-def render(table: Table) -> rich.table.Table:
-    """The table and its runs for a terminal, within 80 columns."""
-    from carectl.reports import text
-
-    return text.render(table)
-
-
-def sentences(table: Table) -> list[str]:
-    """What the table shows, in plain and honest words; plain text, no markup."""
-    from carectl.reports import text
-
-    return text.sentences(table)
+def plain(line: Line) -> dict[str, Any]:
+    """A line as plain values."""
+    return dataclasses.asdict(line)
