@@ -22,7 +22,7 @@ from care_core import checkpoint, models
 from care_core.errors import CareError, CheckpointError
 from care_core.files import write_bytes, write_json
 from care_core.models import Encoder
-from care_core.sections import SMALL_WIDTH
+from care_core.sections import DEEPSET_WIDTH, SMALL_WIDTH
 from care_core.spec import PretrainSpec
 
 FORMAT = 1
@@ -41,7 +41,8 @@ def export(
         source: a checkpoint of this engine.
         name: what the files are called; name.projector.safetensors, name.json, name.onnx.
         origin: where the weights come from (run, code version), for the JSON.
-        onnx: also the backbone in eval mode: images (batch, 3, size, size) → features (batch, n).
+        onnx: also the backbone in eval mode: images (batch, 3, size, size), or clouds (batch,
+            points, 3), → features (batch, n).
 
     Returns:
         What is in the JSON; "files" maps each file's role to its name and sha256.
@@ -54,13 +55,12 @@ def export(
     if onnx:
         _require("onnx", "onnxscript")
     encoder, spec, imported = _encoder(source)
-    mean, std = spec.data.normalization
     contents = {
         "backbone": (f"{name}.safetensors", _weights(encoder.backbone)),
         "projector": (f"{name}.projector.safetensors", _weights(encoder.projector)),
     }
     if onnx:
-        contents["onnx"] = (f"{name}.onnx", _onnx(encoder.backbone, spec.image_size))
+        contents["onnx"] = (f"{name}.onnx", _onnx(encoder.backbone, spec))
     told = {
         "format": FORMAT,
         "name": name,
@@ -69,10 +69,7 @@ def export(
         "features": encoder.features,
         "embedding": spec.model.embedding,
         "dataset": spec.data.name,
-        "image_size": spec.image_size,
-        "input": "RGB in [0, 1], (batch, 3, image_size, image_size), minus mean, by std a channel",
-        "mean": list(mean),
-        "std": list(std),
+        **_input(spec),
         "files": {
             role: {"file": file, "sha256": hashlib.sha256(data).hexdigest()}
             for role, (file, data) in contents.items()
@@ -100,12 +97,12 @@ def loading(spec: PretrainSpec, file: str) -> dict[str, str]:
     name = spec.model.backbone
     load = f'model.load_state_dict(load_file("{file}"))'
     imports = "from safetensors.torch import load_file"
-    if name == "small":
-        width = spec.model.width or SMALL_WIDTH
+    if name in ("small", "deepset"):
+        width = spec.model.width or (SMALL_WIDTH if name == "small" else DEEPSET_WIDTH)
         return {
             "care_core": f"{imports}\nfrom care_core.models import backbone\n"
             "from care_core.sections import Model\n"
-            f'model, _ = backbone(Model(backbone="small", width={width}))\n{load}'
+            f'model, _ = backbone(Model(backbone="{name}", width={width}))\n{load}'
         }
     if name.startswith("timm/"):
         own = name.removeprefix("timm/")
@@ -120,6 +117,23 @@ def loading(spec: PretrainSpec, file: str) -> dict[str, str]:
         f"model = torchvision.models.{name}(); model.fc = torch.nn.Identity()\n{stem}{load}",
         "timm": f"import torch, timm\n{imports}\n"
         f'model = timm.create_model("{name}", num_classes=0)\n{stem}{load}',
+    }
+
+
+def _input(spec: PretrainSpec) -> dict[str, Any]:
+    """What the backbone takes, for the JSON."""
+    if spec.data.clouds:
+        return {
+            "points": spec.image_size,
+            "input": "(batch, points, 3), minus each cloud's centroid, by its root mean square "
+            "radius; any number of points",
+        }
+    mean, std = spec.data.normalization
+    return {
+        "image_size": spec.image_size,
+        "input": "RGB in [0, 1], (batch, 3, image_size, image_size), minus mean, by std a channel",
+        "mean": list(mean),
+        "std": list(std),
     }
 
 
@@ -169,8 +183,10 @@ def _require(*packages: str) -> None:
         )
 
 
-def _onnx(backbone: nn.Module, size: int) -> bytes:
-    """The backbone as one ONNX file, for any number of images."""
+def _onnx(backbone: nn.Module, spec: PretrainSpec) -> bytes:
+    """The backbone as one ONNX file, for any number of images or clouds."""
+    size, clouds = spec.image_size, spec.data.clouds
+    shape = (2, size, 3) if clouds else (2, 3, size, size)
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -179,8 +195,8 @@ def _onnx(backbone: nn.Module, size: int) -> bytes:
             warnings.simplefilter("ignore")
             program: Any = torch.onnx.export(
                 backbone,
-                (torch.zeros(2, 3, size, size),),
-                input_names=["images"],
+                (torch.zeros(*shape),),
+                input_names=["clouds" if clouds else "images"],
                 output_names=["features"],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 dynamo=True,

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from care_core import data
 from care_core.data.layout import remedy
-from care_core.facts import DATASETS
+from care_core.facts import DATASETS, OWN
 from carectl import tracking
 from carectl.backends import slots
 
@@ -209,7 +209,7 @@ def _disk(runs_dir: Path) -> Iterator[Finding]:
 
 def _data(data_dir: Path) -> Iterator[Finding]:
     for name in DATASETS:
-        if name == "folder":  # anybody's own
+        if name in OWN:
             continue
         state = data.available(name, data_dir)
         if state.present:

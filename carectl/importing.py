@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from care_core.facts import DATASETS
+from care_core.facts import DATASETS, OWN
 from carectl.console.output import Output
 from carectl.errors import CommandError
 
@@ -64,7 +64,7 @@ def bring(file: Path, dataset: str | None, target: Path | None, output: Output) 
 
 
 def _known(dataset: str | None) -> None:
-    names = [name for name in DATASETS if name != "folder"]
+    names = [name for name, facts in DATASETS.items() if name not in OWN and not facts.points]
     if dataset is not None and dataset not in names:
         raise CommandError(f"--dataset {dataset}: must be one of {', '.join(names)}")
 

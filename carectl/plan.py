@@ -98,7 +98,9 @@ class Planner:
                 "epoch": epoch,
                 "kinds": order,
                 # whole, and once: what is said in two ways must not make another run
-                "data": {**asked.model_dump(), "image_size": asked.image_size or spec.image_size},
+                "data": asked.of_size(
+                    asked.image_size or asked.points or spec.image_size
+                ).model_dump(),
                 "pretrained_on": spec.data.model_dump(),
                 "augment": spec.augment.model_dump(),
                 "probe": spec.probe.model_dump(exclude={"data"}),

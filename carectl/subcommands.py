@@ -110,7 +110,7 @@ def data_prepare(
 def data_verify(
     name: Annotated[str, typer.Argument(help="A dataset's name")],
     data_dir: DataDir = DATA,
-    path: Annotated[Path | None, typer.Option(help="For folder: which one")] = None,
+    path: Annotated[Path | None, typer.Option(help="For folder and proteins: which one")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Do not decode image files")] = False,
 ) -> None:
     """Check a dataset's files: checksums, short or missing classes, images that do not decode.

@@ -8,10 +8,12 @@ read is kept below the data folder until a file changes.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,10 +114,10 @@ def trace(path: Path) -> Floats:
     import gemmi
 
     try:
-        structure = gemmi.read_structure(str(path), format=gemmi.CoorFormat.Detect)
+        structure = gemmi.read_structure_string(_text(path), format=_format(path))
         structure.setup_entities()
         chains = [_chain(chain.get_polymer()) for chain in structure[0]] if len(structure) else []
-    except (OSError, RuntimeError, ValueError, IndexError) as error:
+    except (OSError, EOFError, zlib.error, RuntimeError, ValueError, IndexError) as error:
         raise UndecodableError(f"{path}: cannot be read as PDB or mmCIF ({error})") from None
     longest = max(chains, key=len, default=[])
     if len(longest) < MIN_RESIDUES:
@@ -124,6 +126,24 @@ def trace(path: Path) -> Floats:
             f"{len(longest)})"
         )
     return np.array(longest, dtype=np.float64)
+
+
+def _text(path: Path) -> str:
+    """A file's text, unpacked here: gemmi takes what there is of a packed file that is cut off."""
+    content = path.read_bytes()
+    if path.suffix.lower() == ".gz":
+        content = gzip.decompress(content)
+    if not content:
+        raise ValueError("it is empty")
+    return content.decode("latin-1")
+
+
+def _format(path: Path) -> Any:
+    """By the name's ending, since that is what a person would go by too."""
+    import gemmi
+
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    return gemmi.CoorFormat.Mmcif if kind in ("cif", "mmcif") else gemmi.CoorFormat.Pdb
 
 
 def _chain(polymer: Any) -> list[list[float]]:
@@ -153,7 +173,7 @@ def _read(found: Listing, points: int, say: Callable[[str], None]) -> Read:
                 else:
                     clouds.append(cloud)
                     kept.append(at)
-            if part.stop % _WORD < _PART:
+            if part.stop % _WORD < len(part):
                 say(f"{found.root}: {part.stop} of {count} read, {len(bad)} of them unreadable")
     return Read(np.array(clouds).reshape(-1, points, 3), tuple(kept), bad)
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from care_core import data
 from care_core.data.layout import remedy
 from care_core.errors import DataError
-from care_core.facts import DATASETS
+from care_core.facts import DATASETS, OWN
 from care_core.sections import Data
 from carectl.console.output import Output
 from carectl.errors import CommandError
@@ -20,7 +20,7 @@ def listing(data_dir: Path, output: Output) -> None:
     """A line a dataset: there or missing, where, and what it holds."""
     states = [data.available(name, data_dir) for name in DATASETS]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("dataset", "state", "images", "pixels", "where"):
+    for column in ("dataset", "state", "items", "size", "where"):
         table.add_column(column, overflow="fold")
     for state in states:
         facts = DATASETS[state.name]
@@ -29,7 +29,7 @@ def listing(data_dir: Path, output: Output) -> None:
             state.name,
             ("there" if state.present else "missing") if known else "yours",
             f"{facts.pretrain_images} + {facts.test_images}" if known else "–",
-            str(facts.image_size),
+            f"{facts.points} points" if facts.points else f"{facts.image_size} pixels",
             str(state.path or state.detail) if state.present else state.detail,
         )
     output.listing(table)
@@ -53,20 +53,21 @@ def verify(name: str, data_dir: Path, path: Path | None = None, *, quick: bool =
     """Say that a dataset is whole, and what is short but can be used.
 
     Args:
-        path: of the folder dataset.
+        path: of the folder or proteins dataset.
         quick: image files are counted, not decoded.
 
     Raises:
-        CommandError: a path for another dataset than folder, or none for it.
+        CommandError: a path for a dataset that is not somebody's own, or none for one that is.
         DataError: it is not whole; names each file.
     """
-    if (name == "folder") != (path is not None):
+    if (name in OWN) != (path is not None):
         raise CommandError(
             "--path FOLDER says which folder to verify"
             if path is None
-            else f"--path: only the folder dataset has one; {name} lies in the data folder"
+            else f"--path: only the {' or '.join(OWN)} dataset has one; {name} lies in the data "
+            "folder"
         )
-    spec = Data(name="folder", path=str(path.absolute())) if path else name
+    spec = Data.model_validate({"name": name, "path": str(path.absolute())}) if path else name
     problems, notes = data.verify(spec, data_dir, _say, decode=not quick)
     for note in notes:
         _say(note)
