@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +27,7 @@ _ATTEMPTS = 10
 _BLOCK = 2**14
 
 #: Pixels of images that are worked on together, so that all stays in the processor's cache.
-_CACHED = 2**16
+_CACHED = 2**17
 
 
 class Params(NamedTuple):
@@ -186,9 +185,7 @@ def _row_by_row(
     """
     batch, n = len(images), len(params.flip)
     few = max(1, _CACHED // (size * size))
-    # numpy's large arrays lie in huge pages where there are any: 1 fault instead of 512.
-    rows = np.empty((batch, size, size, 3), dtype=np.float32)
-    out = torch.from_numpy(rows).permute(0, 3, 1, 2)
+    out = torch.empty(batch, 3, size, size, memory_format=torch.channels_last)
     for row, (block, target) in enumerate(zip(images.chunk(n), out.chunk(n), strict=True)):
         for part, goal in zip(block.split(few), target.split(few), strict=True):
             goal.copy_(_standardise(_one_row(part, params, row, size, blur_kernel), mean, std))
@@ -238,7 +235,7 @@ def _all_at_once(images: Tensor, params: Params, size: int, blur_kernel: int) ->
 
 
 def _where_(x: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Put `change(images, index)` of the `chosen` (B,) images in their places; both on the CPU."""
+    """Put `change(some, index)` in the places of the `chosen` (B,) images. Both stay on the CPU."""
     index = chosen.nonzero()[:, 0]
     if len(index):
         there = index.to(x.device, non_blocking=True)

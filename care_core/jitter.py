@@ -53,9 +53,9 @@ def hue_(images: Tensor, turns: Factor) -> Tensor:
     h.div_(chroma.clamp(min=1e-12)).add_(6 * turns)
     h.sub_(torch.floor(h * (1 / 6)), alpha=6)
     torch.sub(h, 3.0, out=r).abs_().sub_(1.0)
-    torch.sub(h, 2.0, out=g).abs_().neg_().add_(2.0)
-    torch.sub(h, 4.0, out=b).abs_().neg_().add_(2.0)
-    return images.clamp_(0.0, 1.0).mul_(chroma).add_(least)
+    torch.sub(2.0, (h - 2.0).abs_(), out=g)
+    torch.sub(2.0, h.sub_(4.0).abs_(), out=b)
+    return torch.addcmul(least, chroma, images.clamp_(0.0, 1.0), out=images)
 
 
 OPERATIONS: tuple[Callable[[Tensor, Factor], Tensor], ...] = (
