@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from care_core import draws
 
@@ -99,6 +100,72 @@ def shuffled(rows: Tensor) -> Tensor:
     """(n, d) rows in a fixed order that has nothing to do with the images: a control."""
     order = torch.randperm(len(rows), generator=draws.generator(0, "shuffled pairing"))
     return rows[order.to(rows.device)]
+
+
+#: Bins of a histogram of cosines over [−1, 1], the same for all encoders.
+COSINE_BINS = 100
+
+
+def cosine_counts(f: Tensor, fa: Tensor) -> Tensor:
+    """(COSINE_BINS,) int64: how many of the n cosines of f(x) and f(a(x)) lie in each bin
+    (paper, Figs. 6 and 10). The bins are of one width over [−1, 1], which the last includes.
+
+    Args:
+        f, fa: (n, d) rows, of any length.
+    """
+    cosines = F.cosine_similarity(f.double(), fa.double(), dim=1).clamp(-1, 1).cpu()
+    return torch.histc(cosines, bins=COSINE_BINS, min=-1, max=1).long()
+
+
+#: Embeddings of different images whose mean cosine is above this are in one place; see `Spread`.
+COLLAPSED = 0.9
+
+
+class Spread(NamedTuple):
+    """How much of the sphere the embeddings of different images take up.
+
+    L_equi vanishes where all embeddings are one point, so by itself it leads there (paper,
+    Fig. 10). A mean cosine of 0.9 says that they lie within 18° of one direction, root mean square.
+    The exact bound matters little: on digits CARE and SimCLR to the sphere in 128 dimensions had
+    0.0 to 0.4, equivariance alone 0.98 and 0.99. Networks begin at 0.95 to 0.97, so one that has
+    not been trained counts as collapsed, and so does one that tells augmentations apart and images
+    not: all of them are under one augmentation.
+    """
+
+    mean_cosine: float  #: over the pairs x ≠ x'; 0 where they are uniform, 1 in one point
+    sd: float  #: root mean square distance of an embedding from their mean
+    effective_rank: float  #: e to the entropy of the shares of squared length; from 1 to d
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether all embeddings lie within a small distance of one point."""
+        return self.mean_cosine > COLLAPSED
+
+
+def spread(f: Tensor) -> Spread:
+    """Of (n, d) unit rows, n ≥ 2."""
+    f = f.double()
+    count, mean = len(f), f.mean(dim=0)
+    together = float((count * mean).square().sum() - f.square().sum())
+    share = torch.linalg.svdvals(f).square()
+    share = share / share.sum()
+    return Spread(
+        mean_cosine=together / (count * (count - 1)),
+        sd=float((f - mean).square().sum(dim=1).mean().sqrt()),
+        effective_rank=float(torch.special.entr(share).sum().exp()),
+    )
+
+
+def held_out_error(f: Tensor, fa: Tensor) -> float:
+    """‖F Rᵀ − F_a‖_F / √m on every other sample, for the rotation R fitted on the rest.
+
+    The Wahba error of few samples in many dimensions is small for any pairing; this one is not.
+
+    Args:
+        f, fa: (n, d), n ≥ 2, samples as rows, before and after the augmentation.
+    """
+    rotation = wahba_error(f[::2], fa[::2])[1]
+    return float((f[1::2] @ rotation.T - fa[1::2]).norm()) / math.sqrt(len(f) // 2)
 
 
 class Composition(NamedTuple):

@@ -1,18 +1,22 @@
-"""The shape of a trained encoder's embedding: drawn augmentations, each acting on many images."""
+"""The shape of a trained encoder's embedding: drawn augmentations, each acting on many images.
+
+Paper, section 5: the Wahba error (Fig. 5), cosines of f(x) and f(a(x)) and paths on the circle
+(Fig. 6), γ_f beside the invariance loss (Fig. 8), and what the terms of the loss leave (Fig. 10).
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from care_core import augment, draws, geometry
-from care_core.features import encode, frozen, plain
+from care_core import acting, augment, clouds, draws, geometry, losses, paths
 from care_core.files import write_json
 from care_core.models import Encoder
 from care_core.spec import ProbeSpec
@@ -20,75 +24,89 @@ from care_core.spec import ProbeSpec
 if TYPE_CHECKING:
     from care_core.data import Images
 
-_BATCH = 512
-
 
 def measure(
     spec: ProbeSpec, encoder: Encoder, images: Images, run_dir: Path, decoders: int | None = None
 ) -> dict[str, float]:
-    """γ_f and the Wahba error of projections: means over augmentations that act on all images.
+    """Measures of the projections: means over augmentations that act on all images alike.
 
-    Wahba errors are per √n, and beside R = I and a shuffled pairing; γ_f is beside the latter
-    alone, since R = I moves nothing. What each augmentation gave, and where the images lie, goes
-    to artifacts/geometry.json.
+    Wahba errors are per √n (`wahba_raw` is not), beside R = I and a shuffled pairing, and beside
+    that of a rotation fitted on half of the images and read on the others; γ_f is beside the
+    shuffled pairing alone, since R = I moves nothing. `collapsed` is 1 or 0 (`geometry.Spread`).
+
+    What each augmentation gave, the histograms of cosines, where the images lie and the paths that
+    some of them take go to artifacts/geometry.json.
     """
-    chosen = images.take(spread(len(images), spec.probe.geometry.images))
-    pixels = torch.cat(list(chosen.batches(_BATCH, decoders))).to(next(encoder.parameters()).device)
-    with frozen(encoder):
-        still = torch.cat(
-            [
-                encode(encoder, plain(encoder, part, spec.normalization)).projection
-                for part in pixels.split(_BATCH)
-            ]
-        )
-        rows = [_compare(still, moved) for moved in _moved(spec, encoder, pixels)]
+    settings = spec.probe.geometry
+    chosen = images.take(acting.evenly(len(images), settings.images))
+    pixels = acting.pixels_of(chosen, encoder, decoders)
+    still = acting.embed(spec, encoder, pixels).projection
+    rows, counts, parameters = [], [], []
+    for (moved, drawn), (other, _) in itertools.pairwise(_acted(spec, encoder, pixels)):
+        parameters.append(drawn)
+        rows.append(_compare(still, moved, other))
+        counts.append(geometry.cosine_counts(still, moved))
+    spread = geometry.spread(still)
+    embedding = {**spread._asdict(), "uniformity": float(losses.uniformity(still))}
+    some = acting.evenly(len(pixels), settings.path_images)
     write_json(
         run_dir / "artifacts" / "geometry.json",
         {
             "augmentations": rows,
+            "parameters": parameters,
+            "cosines": {
+                "edges": [round(2 * n / geometry.COSINE_BINS - 1, 6)
+                          for n in range(geometry.COSINE_BINS + 1)],
+                "counts": torch.stack(counts).sum(dim=0).tolist(),
+                "each": [count.tolist() for count in counts],
+            },
+            "embedding": {**embedding, "dimensions": still.shape[1], "images": len(still),
+                          "collapsed": spread.collapsed},
+            "paths": None  # how clouds turn about an axis is measured by the kind axis
+            if spec.data.clouds
+            else paths.follow(spec, encoder, pixels[some.to(pixels.device)]),
+            "path_images": some.tolist(),
+            "angles": paths.angles(still).tolist() if still.shape[1] == 2 else None,
             "components": _principal(still).tolist(),
             "labels": chosen.labels.tolist(),
             "hues": None if chosen.hues is None else chosen.hues.tolist(),
         },
         durable=False,
-    )
-    return {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
-
-
-def spread(size: int, most: int) -> Tensor:
-    """(min(size, most),) positions, evenly over a set that may be sorted by class."""
-    count = min(size, most)
-    return torch.arange(count) * size // count
-
-
-def _moved(spec: ProbeSpec, encoder: Encoder, pixels: Tensor) -> Iterator[Tensor]:
-    """(n, d) projections under each augmentation, which is one and the same for all images."""
-    mean, std = spec.normalization
-    height, width = pixels.shape[-2:]
-    drawn = augment.sample(
-        spec.probe.geometry.augmentations, height, width, spec.augment,
-        draws.generator(0, "geometry"),
     )  # fmt: skip
-    for number in range(spec.probe.geometry.augmentations):
+    means = {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
+    return {**means, **embedding, "collapsed": float(spread.collapsed)}
+
+
+def _acted(
+    spec: ProbeSpec, encoder: Encoder, pixels: Tensor
+) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """(n, d) projections under each augmentation, one and the same for all images, and what it is.
+
+    There is one more than is measured: each is compared with the next one too. Clouds are rotated.
+    """
+    count, source = spec.probe.geometry.augmentations + 1, draws.generator(0, "geometry")
+    if spec.data.clouds:
+        for turn in clouds.rotations(augment.numbers(count, source)):
+            turned = clouds.rotate(pixels, turn[None])
+            yield acting.embed(spec, encoder, turned).projection, {"rotation": turn.tolist()}
+        return
+    drawn = augment.sample(count, spec.image_size, spec.image_size, spec.augment, source)
+    for number in range(count):
         one = drawn.rows(slice(number, number + 1))
-        parts = [
-            augment.apply(
-                part, one, size=spec.image_size, blur_kernel=spec.augment.blur_kernel,
-                mean=mean, std=std,
-            )
-            for part in pixels.split(_BATCH)
-        ]  # fmt: skip
-        yield torch.cat([encode(encoder, part).projection for part in parts])
+        yield acting.embed(spec, encoder, pixels, one).projection, acting.described(drawn, number)
 
 
-def _compare(still: Tensor, moved: Tensor) -> dict[str, float]:
-    """One augmentation's measures."""
+def _compare(still: Tensor, moved: Tensor, other: Tensor) -> dict[str, float]:
+    """One augmentation's measures, and the distance to the image under another (L_inv)."""
     root_n = math.sqrt(len(still))
     f, fa = still.double(), moved.double()
     gamma = geometry.relative_rotational_equivariance(still, moved)
     blind = geometry.relative_rotational_equivariance(still, geometry.shuffled(moved))
+    error = float(geometry.wahba_error(f, fa)[0])
     return {
-        "wahba": float(geometry.wahba_error(f, fa)[0]) / root_n,
+        "wahba": error / root_n,
+        "wahba_raw": error,
+        "wahba_held_out": geometry.held_out_error(f, fa),
         "wahba_identity": float((f - fa).norm()) / root_n,
         "wahba_shuffled": float(geometry.wahba_error(f, geometry.shuffled(fa))[0]) / root_n,
         "gamma": gamma.mean,
@@ -96,6 +114,8 @@ def _compare(still: Tensor, moved: Tensor) -> dict[str, float]:
         "gamma_shuffled": blind.mean,
         "gamma_excluded": float(gamma.excluded),
         "displacement": gamma.displacement,
+        "invariance": float(losses.alignment(moved, other)),
+        "cosine": float((f * fa).sum(dim=1).mean()),
     }
 
 

@@ -204,3 +204,49 @@ def test_rotations_are_fitted_where_the_embeddings_lie() -> None:
     assert found.rank == 5 and found.error < 1e-9 and found.held == pytest.approx(1)
     noisy = [part + 1e-3 * sphere(40, 16, seed=n) for n, part in enumerate(parts)]
     assert geometry.composition(*noisy, f[40:] @ basis.T, share=0.999).rank == 5
+
+
+def test_the_cosines_of_a_histogram_are_counted_as_numpy_does() -> None:
+    f, fa = sphere(500, 6, seed=1), sphere(500, 6, seed=2)
+    counts = geometry.cosine_counts(f, 3 * fa)
+    wanted, _ = np.histogram((f * fa).sum(dim=1).numpy(), bins=100, range=(-1, 1))
+    assert counts.tolist() == wanted.tolist() and counts.sum() == 500
+
+
+def test_an_image_that_does_not_move_is_in_the_last_bin_and_its_opposite_in_the_first() -> None:
+    f = sphere(40).float()
+    for sign, place in ((1, -1), (-1, 0)):
+        counts = geometry.cosine_counts(f, sign * f)
+        assert counts[place] == 40 and counts.sum() == 40
+
+
+def test_a_constant_embedding_is_collapsed_and_a_random_one_is_not() -> None:
+    point = sphere(1, 8).expand(200, 8)
+    near = F.normalize(point + 1e-2 * sphere(200, 8), dim=1)
+    for f in (point, near):
+        found = geometry.spread(f)
+        assert found.collapsed
+        assert found.mean_cosine > 0.999 and found.sd < 0.02 and found.effective_rank < 1.01
+    found = geometry.spread(sphere(200, 8))
+    assert not found.collapsed
+    assert abs(found.mean_cosine) < 0.05 and found.sd > 0.95 and found.effective_rank > 7
+
+
+def test_an_embedding_in_two_opposite_points_is_not_one_point() -> None:
+    found = geometry.spread(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).repeat(50, 1))
+    assert not found.collapsed and found.effective_rank == pytest.approx(1)
+
+
+def test_the_mean_cosine_is_over_pairs_of_different_images() -> None:
+    f = F.normalize(sphere(30) + 0.5, dim=1)
+    cosines = f @ f.T
+    wanted = (cosines.sum() - cosines.diagonal().sum()) / (30 * 29)
+    assert geometry.spread(f).mean_cosine == pytest.approx(float(wanted))
+
+
+def test_a_rotation_of_few_samples_in_many_dimensions_is_judged_on_others() -> None:
+    f, r = sphere(20, 16), rotation(16)
+    noise = sphere(20, 16, seed=9)
+    fitted = float(geometry.wahba_error(f, noise)[0]) / math.sqrt(20)
+    assert fitted < 0.9 and geometry.held_out_error(f, noise) > 1.2
+    assert geometry.held_out_error(sphere(60, 16), sphere(60, 16) @ r.T) < 1e-9
