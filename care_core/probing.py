@@ -1,4 +1,4 @@
-"""What a trained encoder is worth: linear probe, kNN, hue regression, and its geometry.
+"""What a trained encoder is worth: linear probe, kNN, hue, geometry, colour and composition.
 
 The encoder is frozen and in eval mode, and nothing is augmented, unless the linear probe's protocol
 says otherwise. Features that are asked for twice are computed once.
@@ -6,17 +6,18 @@ says otherwise. Features that are asked for twice are computed once.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from care_core import checkpoint, data, draws, hue, knn, models, shape
+from care_core import axes, checkpoint, colour, composing, data, draws, hue, knn, models, shape
 from care_core.augmented import Augmented
+from care_core.data.clouds import CloudSet
 from care_core.data.files import FileSet
 from care_core.device import set_up
 from care_core.errors import CheckpointError, SpecError
@@ -59,11 +60,13 @@ def probe(
     if result:
         return dict(result)
     started = time.monotonic()
-    encoder = load_encoder(checkpoint_path, set_up(device, threads))
+    place = set_up(device, threads)
+    encoder = load_encoder(checkpoint_path, place)
+    untrained = functools.partial(load_encoder, checkpoint_path, place, trained=False)
     train = data.load(spec.data, "train", data_dir, spec.image_size, say)
     pulse = _Pulse(run_dir, spec)
     folds = (
-        _Fold(spec, encoder, known, asked, pulse, decoders, say)
+        _Fold(spec, encoder, untrained, known, asked, pulse, decoders, say)
         for known, asked in _splits(spec, train, data_dir, say)
     )  # one at a time: each holds its features
     result = _summary(spec, folds)
@@ -72,8 +75,10 @@ def probe(
     return result
 
 
-def load_encoder(path: Path, device: torch.device | str = "cpu") -> Encoder:
-    """The encoder in a checkpoint, in eval mode.
+def load_encoder(
+    path: Path, device: torch.device | str = "cpu", *, trained: bool = True
+) -> Encoder:
+    """The encoder in a checkpoint, in eval mode; or without training, as its spec initialises it.
 
     Raises:
         CheckpointError: damaged, or not one of this engine's.
@@ -81,7 +86,8 @@ def load_encoder(path: Path, device: torch.device | str = "cpu") -> Encoder:
     state = checkpoint.read(path, device)
     try:
         encoder = models.build(PretrainSpec.model_validate_json(state["spec"]))
-        encoder.load_state_dict(state["model"])
+        if trained:
+            encoder.load_state_dict(state["model"])
     except SpecError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -147,18 +153,19 @@ class _Fold:
     """What is measured of an encoder that learns from some images and is asked about others."""
 
     def __init__(
-        self, spec: ProbeSpec, encoder: Encoder, train: Images, test: Images, pulse: _Pulse,
-        decoders: int | None, say: Callable[[str], None],
+        self, spec: ProbeSpec, encoder: Encoder, untrained: Callable[[], Encoder], train: Images,
+        test: Images, pulse: _Pulse, decoders: int | None, say: Callable[[str], None],
     ) -> None:  # fmt: skip
-        self.spec, self.encoder, self.train, self.test = spec, encoder, train, test
+        self.spec, self.encoder, self.untrained = spec, encoder, untrained
+        self.train, self.test = train, test
         self.pulse, self.decoders, self.say = pulse, decoders, say
 
-    @cached_property
+    @functools.cached_property
     def known(self) -> Features:
         self.say(f"features of {len(self.train)} training images")
         return self._extract(self.encoder, self.train)
 
-    @cached_property
+    @functools.cached_property
     def asked(self) -> Features:
         self.say(f"features of {len(self.test)} images to measure on")
         return self._extract(self.encoder, self.test)
@@ -177,6 +184,23 @@ class _Fold:
             found["geometry"] = shape.measure(
                 self.spec, self.encoder, self.test, self.pulse.run_dir, self.decoders
             )
+        if "colour" in self.spec.kinds:
+            self.say("colour: neighbours, and regression from pairs of embeddings")
+            found["colour"] = colour.measure(
+                self.spec, self.encoder, self.train, self.test, self.pulse.run_dir, self.decoders
+            )
+        if "composition" in self.spec.kinds:
+            self.say("composition of rotations")
+            found["composition"] = composing.measure(
+                self.spec, self.encoder, self.untrained(), self.train, self.test,
+                self.pulse.run_dir, self.decoders,
+            )  # fmt: skip
+        if "axis" in self.spec.kinds:
+            self.say("principal axes of turned clouds")
+            found["axis"] = axes.measure(
+                self.spec, self.encoder, self.untrained(), self.train, self.test,
+                self.pulse.run_dir,
+            )  # fmt: skip
         return found
 
     def _linear(self) -> dict[str, dict[str, list[float]]]:
@@ -245,7 +269,7 @@ def _summary(spec: ProbeSpec, folds: Iterable[_Fold]) -> dict[str, Any]:
         measures.append(fold.measure())
         images += len(fold.test)
         sets = (fold.train,) if spec.probe.folds else (fold.train, fold.test)
-        skipped = sum(one.skipped for one in sets if isinstance(one, FileSet))
+        skipped = sum(one.skipped for one in sets if isinstance(one, FileSet | CloudSet))
     many, origin = spec.probe.folds, spec.pretrained_on or spec.data
     return {
         "kind": "probe",

@@ -11,7 +11,10 @@ from care_core import checkpoint, pretrain
 from care_core.spec import PretrainSpec, ProbeSpec
 
 LINEAR = {"epochs": 30, "seeds": [0, 1], "optimizer": {"name": "adam", "lr": 1e-2}}
-MEASURES = {"linear": LINEAR, "knn": {"k": 20}, "geometry": {"augmentations": 2, "images": 100}}
+MEASURES = {
+    "linear": LINEAR, "knn": {"k": 20}, "geometry": {"augmentations": 2, "images": 100},
+    "colour": {"images": 100, "pairs": 200}, "composition": {"pairs": 2, "images": 200},
+}  # fmt: skip
 
 
 def probe_spec(spec: PretrainSpec, **changes: Any) -> ProbeSpec:

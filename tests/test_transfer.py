@@ -163,6 +163,19 @@ def test_where_a_folder_lies_and_what_is_not_measured_make_no_other_probe(
     assert plan(tmp_path, knn={"k": 7}).identity != plan(tmp_path).identity
 
 
+def test_measures_that_are_not_asked_for_are_no_part_of_the_identity(tmp_path: Path) -> None:
+    shift, pairs = {"hue_shift": 0.1}, {"pairs": 3}
+    for kind, settings in (("colour", shift), ("composition", pairs)):
+        without, asked = ("linear", "knn", "geometry"), (kind,)
+        assert kind not in plan(tmp_path, without).identity.fields["spec"]["probe"]
+        one, other = (plan(tmp_path, without, **part) for part in ({}, {kind: settings}))
+        assert one.identity == other.identity
+        one, other = (plan(tmp_path, asked, **part) for part in ({}, {kind: settings}))
+        assert one.identity != other.identity
+        assert "augment" in one.identity.fields["spec"]
+        assert set(one.identity.fields["spec"]["probe"]) == {"folds", "precision", kind}
+
+
 def test_eval_probes_another_dataset_that_an_override_names(project: Project) -> None:
     digit_files.write(project.path / "data" / "few", train=120, test=60)
     spec = project.write(tiny(training={"epochs": 1, "batch_size": 128}))
