@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 #: Penalty of the regression, as a share of the number of clouds.
 RIDGE = 1e-3
 
+# the entries of a symmetric matrix that say it all; those beside the diagonal are there twice
+_ROWS, _COLUMNS = [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]
+_WEIGHTS = torch.tensor([1.0, 2.0, 2.0, 1.0, 2.0, 1.0], dtype=torch.float64).sqrt()
+
 
 def measure(
     spec: ProbeSpec, encoder: Encoder, untrained: Encoder, train: Images, test: Images,
@@ -72,15 +76,13 @@ def principal_axis(clouds: Tensor) -> Tensor:
 def as_numbers(axes: Tensor) -> Tensor:
     """(N, 3) axes v → (N, 6) the entries of v vᵀ, of which distances are those of the matrices."""
     outer = axes[:, :, None] * axes[:, None, :]
-    rows, columns = torch.triu_indices(3, 3)
-    return outer[:, rows, columns] * torch.where(rows == columns, 1.0, math.sqrt(2))
+    return outer[:, _ROWS, _COLUMNS] * _WEIGHTS
 
 
 def as_axes(numbers: Tensor) -> Tensor:
     """(N, 6) such entries, also if guessed, → (N, 3) the nearest axis of each."""
-    rows, columns = torch.triu_indices(3, 3)
-    matrix = torch.zeros(len(numbers), 3, 3, dtype=numbers.dtype)
-    matrix[:, columns, rows] = numbers / torch.where(rows == columns, 1.0, math.sqrt(2))
+    matrix = torch.zeros(len(numbers), 3, 3, dtype=torch.float64)
+    matrix[:, _COLUMNS, _ROWS] = numbers.double() / _WEIGHTS
     return torch.linalg.eigh(matrix).eigenvectors[..., -1]  # reads the lower triangle alone
 
 

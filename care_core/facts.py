@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 DatasetName = Literal[
     "digits", "cifar10", "cifar100", "stl10", "imagenet100", "flowers102", "folder", "chains",
@@ -31,8 +31,13 @@ class DatasetFacts(NamedTuple):
     points: int = 0  #: of a cloud, unless a spec says otherwise; 0: the set has images
 
 
-_CLOUDS: dict[str, tuple[float, float, float]] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+class _Moments(TypedDict):
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+_CLOUDS: _Moments = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+_IMAGENET: _Moments = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 DATASETS: dict[str, DatasetFacts] = {
     "digits": DatasetFacts(

@@ -65,8 +65,8 @@ def generate(count: int, seed: int) -> Chains:
     random = np.random.Generator(np.random.PCG64([20240507, seed]))
     labels = np.arange(count) % len(CLASSES)
     lengths = random.integers(RESIDUES[0], RESIDUES[1] + 1, count)
-    kinds = np.stack([_segments(label, length, random) for label, length in
-                      zip(labels, lengths, strict=True)])  # fmt: skip
+    each = zip(labels.tolist(), lengths.tolist(), strict=True)
+    kinds = np.stack([_segments(label, length, random) for label, length in each])
     phi, psi = _dihedrals(kinds, random)
     return Chains(_atoms(phi, psi), lengths, labels)
 
@@ -125,15 +125,16 @@ def _atoms(phi: Floats, psi: Floats) -> Floats:
             )
         ):
             at = 3 * n + atom
-            atoms[at] = _next(*atoms[at - 3 : at], bond, np.radians(angle), np.radians(turn))
+            atoms[at] = _next(atoms[at - 3 : at], bond, np.radians(angle), np.radians(turn))
     return atoms.reshape(residues, 3, count, 3).transpose(2, 0, 1, 3)
 
 
-def _next(a: Floats, b: Floats, c: Floats, bond: float, angle: float, turn: Floats) -> Floats:
-    """(N, 3) the atom d at |cd| = bond with the angle b-c-d and the dihedral a-b-c-d, in radians.
+def _next(before: Floats, bond: float, angle: float, turn: Floats) -> Floats:
+    """(N, 3) the atom d after a, b, c (3, N, 3): at |cd| = bond, with b-c-d and a-b-c-d in radians.
 
     NeRF: Parsons et al., J. Comput. Chem. 26 (2005).
     """
+    a, b, c = before
     along_bond = _unit(c - b)
     normal = _unit(np.cross(b - a, along_bond))
     aside = np.cross(normal, along_bond)
