@@ -12,6 +12,7 @@ from carectl import runs
 from carectl.plan import Planned, Planner
 from carectl.targets.context import Answer, Context
 
+Measure = Callable[[Answer], dict[str, Any] | None]
 CODE = {"commit": "0123456789abcdef0123", "diff": ""}
 
 
@@ -42,7 +43,7 @@ def finish(
 
 
 def table1(
-    runs_dir: Path, measure: Callable[[Answer], dict[str, Any] | None], profile: str = "digits",
+    runs_dir: Path, measure: Measure, profile: str = "digits",
     tracking: dict[str, str] | None = None, **asked: Any,
 ) -> Context:  # fmt: skip
     """A context of Table 1 whose cells are done where `measure` gives a probe's result."""

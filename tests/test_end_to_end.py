@@ -238,7 +238,8 @@ def test_the_table_is_made_from_its_runs_and_names_them(project: Project) -> Non
     found = project.json("reproduce", "table1", "--profile", "smoke")
     assert [run["action"] for run in found["plan"]] == ["new"] * 4
     assert {status["state"] for status in found["states"].values()} == {"done"}
-    lines = {(x["row"], x["measure"]): x for x in found["table"]["lines"]}
+    numbers = found["documents"]["table1"]["data"]["lines"]
+    lines = {(x["row"], x["measure"]): x for x in numbers}
     assert {row for row, _ in lines} == {"SimCLR", "CARE-SimCLR"}
     headline = lines["CARE-SimCLR", "linear, backbone"]
     (probe,) = headline["probes"]

@@ -44,7 +44,7 @@ def test_a_preset_is_other_runs_and_another_report(project: Project) -> None:
 def test_a_report_of_other_settings_never_replaces_another(project: Project) -> None:
     def folder(*arguments: str) -> str:
         found = project.json("report", "table1", "--profile", "smoke", *arguments)
-        assert found["table"]["fidelity"] == (
+        assert found["documents"]["table1"]["data"]["fidelity"] == (
             "official" if "official" in str(arguments) else "paper"
         )
         return str(found["report"]["md"]).removeprefix("reports/").removesuffix("/table1.md")
@@ -60,8 +60,9 @@ def test_a_report_of_other_settings_never_replaces_another(project: Project) -> 
 
 def test_a_report_says_which_settings_are_not_the_recipes(project: Project) -> None:
     found = project.json("report", "table1", "--profile", "smoke", "-o", "optimizer.lr=0.5")
-    assert "optimizer.lr 0.5 (recipe 0.001)" in found["table"]["changes"]
-    assert "training.epochs 1 (recipe 30)" in found["table"]["changes"]
+    changes = found["documents"]["table1"]["data"]["changes"]
+    assert "optimizer.lr 0.5 (recipe 0.001)" in changes
+    assert "training.epochs 1 (recipe 30)" in changes
     told = project.carectl("report", "table1", "--profile", "digits").stdout
     assert "Not the recipes' settings" not in told
 
