@@ -143,7 +143,8 @@ def shape(spec: PretrainSpec, encoder: Encoder, pairs: int = 8) -> Shape:
     columns = list(zip(*rows, strict=True))
     found = [statistics.fmean(column) for column in columns]
     found[4] = statistics.median(columns[4])  # a ratio: one small displacement outweighs the rest
-    return Shape(*found, _rank(f), 1 - float(f.mean(dim=0).square().sum()))
+    spread = geometry.spread(f)
+    return Shape(*found, spread.effective_rank, spread.sd**2)
 
 
 def _gram(fa: Tensor, fb: Tensor) -> float:
@@ -160,12 +161,6 @@ def _predicted(f: Tensor, fa: Tensor, half: Tensor) -> list[float]:
         float((f[~half] @ r.T - fa[~half]).norm()) / math.sqrt(count)
         for r in (fitted, torch.eye(f.shape[1]).to(f), blind)
     ]
-
-
-def _rank(f: Tensor) -> float:
-    share = torch.linalg.svdvals(f).square()
-    share = share / share.sum()
-    return float(torch.special.entr(share).sum().exp())
 
 
 class Worth(NamedTuple):
