@@ -50,6 +50,8 @@ class Planner:
     def __init__(self, runs_dir: Path, data_dir: Path) -> None:
         self.runs_dir, self.data_dir = runs_dir, data_dir
         self.planned: dict[str, Planned] = {}
+        #: hashes of the probes asked for, by encoder and epoch: a plan may have thousands
+        self._asked: dict[tuple[str, int | None], dict[str, None]] = {}
         self._merged: dict[str, str] = {}  # what became part of another run → that run, by hash
         self._fingerprints: dict[tuple[str | None, ...], str] = {}
 
@@ -136,8 +138,9 @@ class Planner:
                 return self._merge(
                     asked, dataclasses.replace(asked, identity=mark, spec=done, yaml=yaml)
                 )
-        for other in list(self.planned.values()):
-            if other.action == "new" and isinstance(other.spec, ProbeSpec):
+        for key in list(self._asked.get((spec.source, spec.epoch), ())):
+            other = self.planned.get(key)
+            if other and other.action == "new" and isinstance(other.spec, ProbeSpec):
                 wider = reuse.widened(other.spec, spec)
                 if reuse.answers(wider, other.identity.fields, spec, fields):
                     mark = identity.of_probe(wider, other.identity.fields["dataset"])
@@ -220,6 +223,9 @@ class Planner:
         return ""
 
     def _add(self, run: Planned) -> Planned:
+        if isinstance(run.spec, ProbeSpec):
+            encoder = run.spec.source, run.spec.epoch
+            self._asked.setdefault(encoder, {})[run.identity.sha256] = None
         present = self.planned.get(run.identity.sha256)
         if present:
             return present
