@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -24,12 +25,14 @@ class Browser:
             "--disable-dev-shm-usage", "--hide-scrollbars", "--disable-background-networking",
             f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank",
         ]  # fmt: skip
+        # the browser listens at 3 and speaks at 4; from above, neither overwrites the other
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 64) for end in (ours[0], theirs[1])]
         self.process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{ours[0]} 4>&{theirs[1]}', "sh", *words],
-            pass_fds=(ours[0], theirs[1]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            ["bash", "-c", f'exec "$@" 3<&{ends[0]} 4>&{ends[1]}', "bash", *words],
+            pass_fds=ends, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        os.close(ours[0])
-        os.close(theirs[1])
+        for end in (*ends, ours[0], theirs[1]):
+            os.close(end)
         self.write, self.read = os.fdopen(ours[1], "wb"), os.fdopen(theirs[0], "rb")
         self.number, self.console, self.session = 0, list[str](), ""
         targets = self.call("Target.getTargets")["targetInfos"]
@@ -62,8 +65,10 @@ class Browser:
         self._until(lambda message: message.get("method") == "Page.loadEventFired")
 
     def value(self, script: str) -> Any:
-        """What an expression comes to on the page."""
-        done = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        """What an expression comes to on the page, a promise once it is kept."""
+        done = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
