@@ -153,10 +153,9 @@ def exchanges(
         Text(""),
         table,
         Text(
-            f"A model, not measured: {spec.name}, {spec.model.backbone}, batch {batch} a rank, "
-            f"step {_ms(step_s)} ms\n({origin}); {INSIDE / 1e9:.0f} GB/s within {NODE} ranks, "
-            f"{BETWEEN / 1e9:.0f} GB/s beyond; MB sent by a rank;\nnothing hidden behind the "
-            "backward"
+            f"A model, not measured: {spec.name}, {spec.model.backbone}, batch {batch} a rank,\n"
+            f"step {_ms(step_s)} ms ({origin}); {INSIDE / 1e9:.0f} GB/s within {NODE} ranks, "
+            f"{BETWEEN / 1e9:.0f} beyond;\nMB that a rank sends; nothing hidden behind the backward"
         ),
     )
 
