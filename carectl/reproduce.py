@@ -48,10 +48,9 @@ def reproduce(request: Request, options: Options, output: Output) -> int:
             output.note(f"{run.run_id}: {outcome.states[run.run_id].reason}")
         output.next("carectl retry --failed, or the same command again, goes on with what failed")
         return JOB_FAILED if len(outcome.failed) == len(outcome.plan) else PARTIAL
-    if _outside(documents, output):
-        return TOLERANCE
+    outside = _outside(documents, output)
     output.next(_next_step(request, contexts))
-    return 0
+    return TOLERANCE if outside else 0
 
 
 def report(request: Request, options: Options, output: Output) -> int:
@@ -120,16 +119,12 @@ def _report(
     return documents, fields
 
 
-def _outside(documents: Sequence[Document], output: Output) -> int:
-    """Say how many numbers lie outside the tolerance, and in which tables."""
-    count = 0
+def _outside(documents: Sequence[Document], output: Output) -> bool:
+    """Whether numbers lie outside the tolerance; says how many."""
     for document in documents:
-        for cell in document.outside:
-            output.note(f"{document.target}: {cell.text} lies outside the tolerance ({cell.note})")
-            count += 1
-    if count:
-        output.next("the page shows which; carectl status RUN shows what a number was made with")
-    return count
+        if count := len(document.outside):
+            output.note(f"{document.target}: {count} numbers lie outside the tolerance")
+    return any(document.outside for document in documents)
 
 
 def _seeds(text: str | None) -> tuple[int, ...] | None:

@@ -162,9 +162,9 @@ class Document:
 
     @property
     def outside(self) -> list[Cell]:
-        """Cells whose number is not the published one within its tolerance."""
-        rows = (row for table in self.tables for row in table.rows)
-        return [cell for row in rows for cell in row if cell.mark is Mark.OUTSIDE]
+        """Numbers that are not the published ones within their tolerance, each told once."""
+        cells = (cell for table in self.tables for row in table.rows for cell in row)
+        return list({c.runs or c: c for c in cells if c.mark is Mark.OUTSIDE}.values())
 
 
 def plain(document: Document) -> dict[str, Any]:

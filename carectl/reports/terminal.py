@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from carectl.reports.document import Cell, DataTable, Document
+from carectl.reports.document import Cell, DataTable, Document, RunNote
 
 if TYPE_CHECKING:
     import rich.console
     import rich.table
 
+RUNS = 24  # that are listed; of more only those without a result
 MARKS = {"within": "✓", "outside": "✗", "uncertain": "?", "not comparable": "§",
          "too few seeds": "·"}  # fmt: skip
 
@@ -32,8 +33,14 @@ def render(document: Document, width: int) -> rich.console.Group:
         parts += [Text(table.caption, style="bold"), *_table(table, width), ""]
     parts += [Text(finding) for finding in document.findings]
     parts += ["", Text(" ".join(document.setting), style="dim")]
-    if document.runs:
-        parts += ["", _runs(document, width)]
+    listed = document.runs if len(document.runs) <= RUNS else document.missing
+    if listed:
+        parts += ["", _runs(listed)]
+    if len(listed) < len(document.runs):
+        done = len(document.runs) - len(document.missing)
+        parts.append(
+            Text(f"{done} of {len(document.runs)} runs are done; the page lists them all.")
+        )
     return Group(*parts)
 
 
@@ -94,18 +101,17 @@ def _text(cell: Cell) -> str:
     return f"{flat} {MARKS[cell.mark]}" if cell.mark in MARKS else flat
 
 
-def _runs(document: Document, width: int) -> rich.table.Table:
+def _runs(notes: Sequence[RunNote]) -> rich.table.Table:
     from rich.table import Table as Rich
     from rich.text import Text
 
-    roles: Sequence[str] = list(dict.fromkeys(run.role for run in document.runs))
     shown = Rich(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for title in ("runs of", "seed", "what", "run", "state"):
         shown.add_column(title, overflow="fold")
-    for run in document.runs:
+    for run in notes:
         role = run.role if run.epoch is None else f"{run.role} at {run.epoch}"
         shown.add_row(
             Text(run.label), "" if run.seed is None else str(run.seed),
-            Text(role if len(roles) > 1 else ""), Text(run.short), run.state,
+            Text(role), Text(run.short), run.state,
         )  # fmt: skip
     return shown

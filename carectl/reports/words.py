@@ -42,7 +42,7 @@ def paper(line: Line | None) -> str:
 
 def signed(value: float, places: int) -> str:
     """A number with its sign, the minus as it is set in print."""
-    return f"{value:+.{places}f}".replace("-", "−")
+    return f"{round(value, places) + 0.0:+.{places}f}".replace("-", "−")  # + 0.0: no minus zero
 
 
 def state_of(table: Table, row: str, dataset: str) -> str:
@@ -93,13 +93,20 @@ def sentences(table: Table) -> list[str]:
 
     Plain text, no markup. Gaps are told too.
     """
-    found = []
+    found, quiet = list[str](), dict[int, list[str]]()
     several = len({cell.dataset for cell in table.cells}) > 1
     for gap in table.differences:
-        if gap.measure in ("γ", "Wahba/√n"):
-            continue  # neither is better for being larger or smaller by itself
-        if gap.measure == HEADLINE or gap.shown:
+        if gap.measure in ("γ", "Wahba/√n") or (several and gap.measure != HEADLINE):
+            continue  # neither is better for being larger; of many datasets the headline is told
+        if several and not gap.shown:
+            quiet.setdefault(len(gap.seeds), []).append(f"{gap.row} on {gap.dataset}")
+        elif gap.measure == HEADLINE or gap.shown:
             found.append(_sentence(gap, several))
+    for n, names in quiet.items():
+        why = (
+            "n = 1: one seed is not evidence" if n == 1 else f"n = {n} paired seeds, 95% t interval"
+        )
+        found.append(f"No difference to its baseline shown ({why}): {', '.join(names)}.")
     for state in ("failed", "not run"):
         count = sum(cell.state == state for cell in table.cells)
         if count:

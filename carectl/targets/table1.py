@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from carectl.reports import bars, cells, summary, tolerance, words
-from carectl.reports.document import Cell, Column, DataTable, Document, Figure
-from carectl.reports.summary import HEADLINE, Table
+from carectl.reports.document import Column, DataTable, Document, Figure, Mark
+from carectl.reports.summary import HEADLINE, Line, Table
 from carectl.targets.context import Answer, Context
 
 _JUDGED = "paper"  # the profile whose numbers are put beside the paper's
@@ -30,7 +30,7 @@ def document(context: Context) -> Document:
     table = summary.summarise(context.entries, context.grid.reference, quoted)
     datasets = list(dict.fromkeys(dataset for dataset, _ in table.rows))
     judged = context.profile == _JUDGED
-    tables = [_overview(table, datasets)] if len(datasets) > 1 else []
+    tables = [_overview(table, datasets, judged)] if len(datasets) > 1 else []
     tables += [_dataset(table, dataset, judged) for dataset in datasets]
     if table.differences:
         tables.append(_differences(table))
@@ -38,21 +38,25 @@ def document(context: Context) -> Document:
     return context.document(
         tables=tables,
         figures=[_bars(table)],
-        findings=words.sentences(table),
+        findings=[*_told(table, judged), *words.sentences(table)],
         setting=[*words.notes(table), *([tolerance.RULE] if judged and published else [])],
         data=summary.values(table),
     )
 
 
-def _overview(table: Table, datasets: Sequence[str]) -> DataTable:
+def _overview(table: Table, datasets: Sequence[str], judged: bool) -> DataTable:
     """Methods × datasets, as in the paper."""
     rows = []
     for row in dict.fromkeys(row for _, row in table.rows):
         fields = []
         for dataset in datasets:
-            there = table.line(row, dataset)
-            found = cells.headline(there, words.state_of(table, row, dataset)) if there else None
-            fields.append(found or cells.NOTHING)
+            line = table.line(row, dataset)
+            if line is None:
+                fields.append(cells.NOTHING)
+                continue
+            cell = cells.headline(line, words.state_of(table, row, dataset))
+            mark, why = _judgement(table, line, judged)
+            fields.append(replace(cell, mark=mark, note=why) if mark else cell)
         rows.append((cells.name(row), *fields))
     return DataTable(
         "overview",
@@ -99,7 +103,8 @@ def _dataset(table: Table, dataset: str, judged: bool) -> DataTable:
             cells.count(line),
         ]
         if published:
-            fields += [cells.paper(line), _delta(table, row, dataset, judged)]
+            mark, why = _judgement(table, line, judged) if line else (Mark.NONE, "")
+            fields += [cells.paper(line), cells.delta(line, mark, why)]
         fields += [cells.number(table.line(row, dataset, m), places) for m, _, places in more]
         rows.append(tuple(fields))
     return DataTable(
@@ -107,12 +112,27 @@ def _dataset(table: Table, dataset: str, judged: bool) -> DataTable:
     )
 
 
-def _delta(table: Table, row: str, dataset: str, judged: bool) -> Cell:
-    line = table.line(row, dataset)
-    if line is None or not judged:
-        return cells.delta(line, Cell("").mark, "")
-    here = [cell for cell in table.cells if (cell.row, cell.dataset) == (row, dataset)]
-    return cells.delta(line, *tolerance.judge(line, any(cell.changes for cell in here)))
+def _judgement(table: Table, line: Line, judged: bool) -> tuple[Mark, str]:
+    """What the tolerance says of a line, in the profile whose numbers are the paper's."""
+    if not judged:
+        return Mark.NONE, ""
+    here = [cell for cell in table.cells if (cell.row, cell.dataset) == (line.row, line.dataset)]
+    return tolerance.judge(line, any(cell.changes for cell in here))
+
+
+def _told(table: Table, judged: bool) -> list[str]:
+    """How many numbers are the paper's, and which are not."""
+    lines = [line for line in table.lines if line.measure == HEADLINE and line.n]
+    marks = [(line, _judgement(table, line, judged)[0]) for line in lines]
+    within = sum(mark is Mark.WITHIN for _, mark in marks)
+    outside = [f"{line.row} on {line.dataset}" for line, mark in marks if mark is Mark.OUTSIDE]
+    if not within and not outside:
+        return []
+    judgeable = within + len(outside)
+    told = (
+        f"{within} of {judgeable} numbers that can be judged are the paper's within its tolerance"
+    )
+    return [f"{told}; outside: {', '.join(outside)}." if outside else f"{told}."]
 
 
 def _differences(table: Table) -> DataTable:
