@@ -226,14 +226,10 @@ def test_the_recipes_of_point_clouds_differ_in_their_losses_alone() -> None:
         recipe(f"pointcloud/{name}") for name in ("simclr", "care", "equivariance-uniformity")
     )
     assert (base.model.backbone, base.model.embedding) == ("deepset", 16)
-    fields = base.determining()
+    fields, apart = base.determining(), {"loss", "equivariance", "method"}
     for other in others:
         mine = other.determining()
-        assert {key for key in mine if mine[key] != fields[key]} <= {
-            "loss",
-            "equivariance",
-            "method",
-        }
+        assert {key for key in mine if mine[key] != fields[key]} <= apart
         assert other.probe == base.probe and other.equivariance.weight > 0
 
 
