@@ -83,7 +83,7 @@ def _plan(request: Request, options: Options) -> tuple[Planner, list[Context]]:
         Context(name, request.profile, planner, request.only, seeds, settings) for name in names
     ]
     if request.target == targets.ALL:
-        contexts = [c for c in contexts if c.has(request.profile)] or contexts[:1]
+        contexts = [context for context in contexts if context.fits()] or contexts[:1]
     for context in contexts:
         targets.load(context.target).plan(context)
     return planner, contexts

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import tiny
+from conftest import Project, tiny
 from finished import finish, probe_result
 
 from carectl import runs
+from carectl.console.output import Output
+from carectl.flow import Options, carry_out
 from carectl.plan import Planned, Planner
 from carectl.runs import Run
 
@@ -103,3 +105,15 @@ def test_an_epoch_that_a_done_pretraining_did_not_keep_is_told_and_not_waited_fo
     first, second = [run for run in planner.refresh() if run.kind == "probe"]
     assert first.action == "blocked" and "kept no checkpoint of epoch 1" in first.reason
     assert second.action == "new"
+
+
+def test_a_plan_with_a_hopeless_run_ends_and_says_why(project: Project) -> None:
+    planner = Planner(project.runs, project.path)
+    trained = planner.pretrain(tiny())
+    finish(trained, planner.runs_dir, {"kind": "pretrain"})
+    probe = planner.probe(tiny(), trained, epoch=1, kinds=("knn",))
+    outcome = carry_out(planner, Options(runs_dir=project.runs), Output(as_json=False), "eval")
+    assert outcome.code == 1 and outcome.states is not None
+    assert [run.run_id for run in outcome.failed] == [probe.run_id]
+    assert outcome.states[probe.run_id].state == "blocked"
+    assert "epoch 1" in outcome.states[probe.run_id].reason

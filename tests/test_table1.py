@@ -186,7 +186,9 @@ def test_a_report_outlives_an_mlflow_that_is_away_and_tells_no_secret(
 def test_all_is_every_target_in_one_plan_and_on_one_page(
     paper: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(targets, "MODULES", {"table1": targets.MODULES["table1"]})
+    module = targets.MODULES["table1"]
+    monkeypatch.setattr(targets, "MODULES", {"table1": module, "again": module})
+    (paper.path / "again").write_text(GRID.replace("  digits: {datasets", "  other: {datasets"))
     finished.table1(paper.runs, measured(SimCLR=90.0, CARE_SimCLR=91.0), "digits")
     request = reproduce.Request("all", "digits")
     assert reproduce.report(request, Options(as_json=True), Output(as_json=True)) == 0
@@ -194,3 +196,10 @@ def test_all_is_every_target_in_one_plan_and_on_one_page(
     page = paper.path / found["report"]["html"]
     assert page.parent.name == "all-digits" and "Frozen encoders" in page.read_text()
     assert set(found["reports"]) == set(found["documents"]) == {"table1"}
+    again = (paper.path / "again").read_text().replace("  other: {datasets", "  digits: {datasets")
+    (paper.path / "again").write_text(again)
+    assert reproduce.report(request, Options(as_json=True), Output(as_json=True)) == 0
+    found = json.loads(capsys.readouterr().out)
+    text = (paper.path / found["report"]["html"]).read_text()
+    assert set(found["reports"]) == {"table1", "again"}
+    assert "<nav" in text and text.count('<tr id="run-') == 4  # the runs that both share

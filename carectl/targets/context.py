@@ -58,9 +58,12 @@ class Context:
     def grid(self) -> Grid:
         return specs.load_grid(specs.find(self.target))
 
-    def has(self, profile: str) -> bool:
-        """Whether the target can be asked for by this profile."""
-        return profile in self.grid.profiles
+    def fits(self) -> bool:
+        """Whether the target has anything of what is asked for."""
+        try:
+            return bool(self.cells)
+        except CommandError:
+            return False
 
     @cached_property
     def cells(self) -> list[Cell]:
