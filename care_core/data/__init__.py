@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from care_core.data import embedded, folders, imagenet100, structures
 from care_core.data.layout import FILES, Split, missing, remedy
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from care_core.data.files import FileSet
 
     # a clouds.CloudSet is an ImageSet
-    Images = ImageSet | FileSet
+    Images: TypeAlias = ImageSet | FileSet
 
 #: Below the data folder: what was found out about it, such as files that cannot be decoded.
 MEMORY = ".care"
