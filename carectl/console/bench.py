@@ -60,8 +60,8 @@ def _phases(found: Mapping[str, Any]) -> Table:
 
 def _facts(found: Mapping[str, Any]) -> Iterator[Text]:
     yield Text(
-        f"{_flops(found['flops_per_s'])} in the networks, {found['share_of_peak']:.0%} of a large "
-        f"matrix product's {_flops(found['matrix_peak_flops_per_s'])}"
+        f"{_flops(found['flops_per_s'])} in the networks, {found['share_of_peak']:.0%} of the "
+        f"matrix peak, {_flops(found['matrix_peak_flops_per_s'])}"
     )
     memory = found["memory"]
     if "step_bytes" in memory:
