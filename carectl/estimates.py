@@ -164,7 +164,7 @@ def _hours(spec: PretrainSpec, images: int, images_per_s: float) -> float:
 
 def number(hours: float) -> str:
     """Two digits that count, and no exponent: 0.042, 3.4, 18, 1,900."""
-    return f"{hours:.2g}" if hours < 100 else f"{float(f'{hours:.2g}'):,.0f}"
+    return f"{hours:.2g}" if hours < 99.5 else f"{float(f'{hours:.2g}'):,.0f}"
 
 
 def counted(count: int, thing: str) -> str:
