@@ -48,6 +48,13 @@ if TYPE_CHECKING:
 ALL = "all"  # every target that has the profile, in one plan
 MODULES: dict[str, str] = {
     "table1": "carectl.targets.table1",
+    "fig5": "carectl.targets.fig5",
+    "fig6": "carectl.targets.fig6",
+    "fig7": "carectl.targets.fig7",
+    "fig8": "carectl.targets.fig8",
+    "fig9": "carectl.targets.fig9",
+    "fig10": "carectl.targets.fig10",
+    "composition": "carectl.targets.composition",
 }
 
 
