@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,21 +34,24 @@ def measure(
     that of a rotation fitted on half of the images and read on the others; γ_f is beside the
     shuffled pairing alone, since R = I moves nothing. `collapsed` is 1 or 0 (`geometry.Spread`).
 
-    What each augmentation gave, the histograms of cosines, where the images lie and the paths that
-    some of them take go to artifacts/geometry.json.
+    What each augmentation gave, the histograms of cosines, where the images lie in their principal
+    plane, where each augmentation moves some of them there, and the paths that these take go to
+    artifacts/geometry.json.
     """
     settings = spec.probe.geometry
     chosen = images.take(acting.evenly(len(images), settings.images))
     pixels = acting.pixels_of(chosen, encoder, decoders)
     still = acting.embed(spec, encoder, pixels).projection
-    rows, counts, parameters = [], [], []
+    some = acting.evenly(len(pixels), settings.path_images).to(pixels.device)
+    rows, counts, parameters, places = [], [], [], []
     for (moved, drawn), (other, _) in itertools.pairwise(_acted(spec, encoder, pixels)):
         parameters.append(drawn)
         rows.append(_compare(still, moved, other))
         counts.append(geometry.cosine_counts(still, moved))
+        places.append(moved[some])
     spread = geometry.spread(still)
     embedding = {**spread._asdict(), "uniformity": float(losses.uniformity(still))}
-    some = acting.evenly(len(pixels), settings.path_images)
+    plane = _plane(still)
     write_json(
         run_dir / "artifacts" / "geometry.json",
         {
@@ -64,10 +67,11 @@ def measure(
                           "collapsed": spread.collapsed},
             "paths": None  # how clouds turn about an axis is measured by the kind axis
             if spec.data.clouds
-            else paths.follow(spec, encoder, pixels[some.to(pixels.device)]),
+            else paths.follow(spec, encoder, pixels[some]),
             "path_images": some.tolist(),
             "angles": paths.angles(still).tolist() if still.shape[1] == 2 else None,
-            "components": _principal(still).tolist(),
+            "components": plane(still).tolist(),
+            "moved": [plane(part).tolist() for part in places],
             "labels": chosen.labels.tolist(),
             "hues": None if chosen.hues is None else chosen.hues.tolist(),
         },
@@ -119,8 +123,8 @@ def _compare(still: Tensor, moved: Tensor, other: Tensor) -> dict[str, float]:
     }
 
 
-def _principal(z: Tensor) -> Tensor:
-    """(n, d) rows → (n, 2): their first two principal components."""
-    centred = z.double() - z.double().mean(dim=0)
-    _, _, vt = torch.linalg.svd(centred, full_matrices=False)
-    return centred @ vt[:2].T
+def _plane(z: Tensor) -> Callable[[Tensor], Tensor]:
+    """The map of (…, d) to (…, 2), the first two principal components of the (n, d) rows z."""
+    middle = z.double().mean(dim=0)
+    _, _, vt = torch.linalg.svd(z.double() - middle, full_matrices=False)
+    return lambda rows: (rows.double() - middle) @ vt[:2].T
