@@ -108,7 +108,9 @@ def evaluate(
             "composition; repeatable"
         ),
     ] = None,
-    plots: Annotated[bool, typer.Option("--plots", help="Draw the embedding's geometry")] = False,
+    plots: Annotated[
+        bool, typer.Option("--plots", help="Draw curves, cosines, embedding and neighbours")
+    ] = False,
     override: Override = None,
 ) -> None:
     """Measure a trained encoder: linear probe, kNN, hue regression, geometry, colour, composition.
@@ -128,13 +130,14 @@ def evaluate(
     for kind in probe or ():
         if kind not in known:
             raise CommandError(f"--probe {kind}: must be one of {', '.join(known)}")
-    if plots and probe and "geometry" not in probe:
-        raise CommandError("--plots draws the geometry; add --probe geometry, or leave --probe out")
     loaded, source = source_of(options.runs_dir, run, epoch)
     loaded = specs.override(loaded, [*(override or []), *options.settings()])
     planner = Planner(options.runs_dir, options.data_dir)
     images = loaded.probe.data or loaded.data
     kinds = tuple(probe or measurable(images))
+    if plots:  # what they show is measured too
+        shown = (kind for kind in ("geometry", "colour") if not list(unmeasurable(images, (kind,))))
+        kinds = tuple(dict.fromkeys((*kinds, *shown)))
     for why in unmeasurable(images, kinds):
         raise CommandError(f"--probe {why.removeprefix('kinds: ')}")
     planner.probe(loaded, source, epoch=epoch, kinds=kinds)

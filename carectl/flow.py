@@ -131,12 +131,12 @@ def report_runs(
         return
     for planned in outcome.plan:
         output.result(tables.detail(Run(options.runs_dir / planned.run_id)))
-    if plots and not outcome.failed:
-        from carectl.reports import shape
-
-        output.result(f"plot: {shape.draw(options.runs_dir / outcome.plan[-1].run_id)}")
+    drawn = _plots(outcome.plan[-1], options) if plots and not outcome.failed else []
+    for path in drawn:
+        output.result(f"plot: {path}")
     output.emit(
         command,
+        **({"plots": [str(path) for path in drawn]} if plots else {}),
         plan=tables.plan_values(outcome.plan),
         runs=[
             tables.status_values(run, runs.status(run))
@@ -149,6 +149,14 @@ def report_runs(
         output.next(f"carectl eval {outcome.plan[-1].run_id}{_where(options)} probes it")
     else:
         output.next(f"carectl status{_where(options)} lists all runs with their figures")
+
+
+def _plots(planned: Planned, options: Options) -> list[Path]:
+    from carectl.reports import plots
+
+    source = planned.source_run
+    trained = Run(options.runs_dir / source) if source else None
+    return plots.draw(Run(options.runs_dir / planned.run_id), trained)
 
 
 def parse_tags(tags: Sequence[str]) -> dict[str, str]:

@@ -26,7 +26,12 @@ class Panel(NamedTuple):
 
 
 def draw(run_dir: Path) -> Path:
-    """Draw loss terms, kNN accuracy and learning rate to artifacts/curves.png; returns its path.
+    """Draw a run's curves to its artifacts/curves.png; returns the path."""
+    return draw_to(run_dir, run_dir / "artifacts" / "curves.png")[0]
+
+
+def draw_to(run_dir: Path, *paths: Path) -> tuple[Path, ...]:
+    """Draw loss terms, kNN accuracy and learning rate to files of any format; returns them.
 
     What was not recorded is left out; a run without any record gives a picture that says so.
     """
@@ -39,10 +44,9 @@ def draw(run_dir: Path) -> Path:
     lines = max(1, -(-len(panels) // columns))
     style: dict[Any, Any] = {
         "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK,
-        "ytick.color": INK, "text.parse_math": False,
+        "ytick.color": INK, "text.parse_math": False, "svg.fonttype": "none",
+        "svg.hashsalt": "carectl",
     }  # fmt: skip
-    path = run_dir / "artifacts" / "curves.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(10, 0.6 + 2.9 * lines), dpi=140, layout="constrained")
         FigureCanvasAgg(figure)
@@ -51,8 +55,10 @@ def draw(run_dir: Path) -> Path:
             figure.text(0.5, 0.5, "no metrics were recorded", ha="center", color="#777D84")
         for number, panel in enumerate(panels):
             _draw(figure.add_subplot(lines, columns, number + 1), panel, along)
-        figure.savefig(path)
-    return path
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return paths
 
 
 def _panels(run_dir: Path) -> tuple[list[Panel], str]:
