@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torchvision.models import resnet
 
 from care_core import draws
+from care_core.arrangement import arrange
 from care_core.deepset import DeepSet
 from care_core.errors import SpecError
 from care_core.sections import DEEPSET_WIDTH, SMALL_WIDTH, Model
@@ -176,4 +177,6 @@ def chance(spec: PretrainSpec, step: int, rank: int, device: torch.device) -> It
 def build(spec: PretrainSpec) -> Encoder:
     """The encoder that a spec describes, freshly initialised from its seed."""
     with seeded(spec.seed, "init"):
-        return Encoder(spec.model, spec.stem, spec.image_size).to(memory_format=torch.channels_last)
+        encoder = Encoder(spec.model, spec.stem, spec.image_size)
+    arrange(encoder, spec.training.precision)
+    return encoder
