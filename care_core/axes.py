@@ -46,9 +46,10 @@ def measure(
         By layer (backbone, projection) the `angle` between an axis and the one that is read, in
         degrees, as mean and `median` over test clouds, and `r2` of v vᵀ: an axis that is guessed
         is 57.3° off on average, at an r2 of 0. The same of the encoder without training, in
-        `untrained`. `path_length` is that of the projection's way while a cloud turns once, in
-        units of the sphere's radius, and `path_plane` its share of variance in its best plane;
-        means over clouds and axes.
+        `untrained`. Of the projection's closed path while a cloud turns once, `path_radius` is the
+        root mean square distance from its middle (0: it stays; at most 1), `path_length` its
+        length, and `path_plane` its share of variance in its best plane; means over clouds and
+        axes.
     """
     clouds = [
         rotate(acting.pixels_of(part, encoder, None), rotations(_numbers(len(part), name)))
@@ -62,6 +63,7 @@ def measure(
     paths = [path for cloud in told["clouds"] for path in cloud.values()]
     return {
         **found,
+        "path_radius": statistics.fmean(path["radius"] for path in paths),
         "path_length": statistics.fmean(path["length"] for path in paths),
         "path_plane": statistics.fmean(path["share"] for path in paths),
     }
@@ -97,7 +99,8 @@ def trajectories(spec: ProbeSpec, encoder: Encoder, clouds: Tensor) -> dict[str,
     Returns:
         `angles` in radians; `clouds`, for each by axis `plane`, its place at each angle in the
         plane of the two principal components of all of these places, `own`, the same of this path
-        alone, `share`, of the path's variance in its own plane, and `length`; `share`, of all.
+        alone, `share`, of the path's variance in its own plane, `radius` and `length`; `share`, of
+        all in the common plane.
     """
     count = spec.probe.axis.rotations
     turns = 2 * math.pi * torch.arange(count) / count
@@ -119,6 +122,9 @@ def trajectories(spec: ProbeSpec, encoder: Encoder, clouds: Tensor) -> dict[str,
                 "plane": _brief(place[axis]),
                 "own": _brief(own),
                 "share": mine,
+                "radius": float(
+                    (way[axis] - way[axis].mean(dim=0)).square().sum(dim=1).mean().sqrt()
+                ),
                 "length": float(closed.diff(dim=0).norm(dim=1).sum()),
             }
         told.append(each)

@@ -139,11 +139,11 @@ def test_an_axis_is_read_of_what_turns_and_guessed_of_what_does_not(
     layer = "projection"
     if turning:
         assert found["angle"][layer] < 15 and found["r2"][layer] > 0.8
-        assert found["path_length"] > 1
+        assert found["path_length"] > 1 and 0.1 < found["path_radius"] <= 1
     else:
         assert found["angle"][layer] == pytest.approx(57.3, abs=3)
         assert abs(found["r2"][layer]) < 0.02
-        assert found["path_length"] < 1e-3
+        assert found["path_length"] < 1e-3 and found["path_radius"] < 1e-5
 
 
 def test_an_axis_is_the_direction_of_the_largest_spread_and_has_no_sign() -> None:
