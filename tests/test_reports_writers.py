@@ -209,6 +209,12 @@ def test_a_page_of_several_documents_has_each_run_and_each_name_once(tmp_path: P
     assert {"table1", "fig5"} <= {a["href"][1:] for a in elements.all("a")}
 
 
+def test_a_page_of_several_documents_names_the_source_that_they_share() -> None:
+    made = [Document(name, "digits", name, source=f"A, B, 2024, {name}") for name in ("x", "y")]
+    assert "A, B, 2024</p>" in page.text([(each, {}) for each in made], "All")
+    assert "A, B, 2024, x</p>" in page.text([(made[0], {})])
+
+
 def test_the_same_document_is_the_same_bytes(tmp_path: Path) -> None:
     one, two = (writing.write(document(), tmp_path / name) for name in ("one", "two"))
     for name in one:

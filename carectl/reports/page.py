@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -58,7 +59,7 @@ def _header(documents: Sequence[Document], name: str) -> str:
     targets = ", ".join(document.target for document in documents)
     runs = {run.id: run for document in documents for run in document.runs}
     done = sum(run.state == "done" for run in runs.values())
-    source = documents[0].source
+    source = _common([document.source for document in documents])
     question = documents[0].question if len(documents) == 1 else ""
     return "\n".join([
         "<header>", f'<p class="kicker">{escape(source)}</p>' if source else "",
@@ -67,6 +68,13 @@ def _header(documents: Sequence[Document], name: str) -> str:
         f'<p class="meta"><span>{escape(targets)}</span> <span>profile {escape(profiles)}</span> '
         f'<span><a href="#runs">{done} of {len(runs)} runs done</a></span></p>', "</header>",
     ])  # fmt: skip
+
+
+def _common(sources: Sequence[str]) -> str:
+    """What all sources begin with, such as the paper without the number of a figure."""
+    parts = zip(*(source.split(", ") for source in sources), strict=False)
+    shared = itertools.takewhile(lambda part: len(set(part)) == 1, parts)
+    return ", ".join(part[0] for part in shared)
 
 
 def _contents(documents: Sequence[Document]) -> str:
