@@ -269,6 +269,7 @@ def test_fig8_has_a_row_an_epoch_with_what_was_measured_then(tmp_path: Path) -> 
     assert [(r["epoch"], r["γ, mean"]) for r in rows] == [(e, e) for e in range(5, 31, 5)] * 2
     assert all(r["displacement"] == 0.7 and r["γ, median"] == 0.5 for r in rows)
     assert any("γ alone proves nothing" in text for text in found.findings)
+    assert any("mean γ of 30, and of 3 where images are paired" in text for text in found.findings)
 
 
 def test_recipes_of_fig8_keep_the_epochs_that_it_asks_for(tmp_path: Path) -> None:

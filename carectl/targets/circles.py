@@ -102,10 +102,12 @@ def _smooth(radii: Sequence[float], angles: Sequence[float]) -> tuple[list[float
     """Points along a spiral: between two steps the angle goes evenly, and not as a chord."""
     x, y = [], []
     for (r0, a0), (r1, a1) in itertools.pairwise(zip(radii, angles, strict=True)):
-        for part in (0.0, 0.25, 0.5, 0.75, 1.0):
+        for part in (0.0, 0.5):
             r, a = r0 + part * (r1 - r0), a0 + part * (a1 - a0)
             x.append(r * math.cos(a))
             y.append(r * math.sin(a))
+    x.append(radii[-1] * math.cos(angles[-1]))
+    y.append(radii[-1] * math.sin(angles[-1]))
     return x, y
 
 

@@ -190,10 +190,11 @@ def _paired(found: Sequence[Measured], places: Sequence[tuple[str, str]]) -> lis
                 less += sum(a < b for a, b in zip(here, other, strict=True))
                 count += len(here)
         if count:
+            seeds = " of all seeds" if len(others) > 1 else ""
             told.append(
                 f"On {dataset} the best rotation leaves less of {care} than of {base} under {less} "
-                f"of {count} augmentations. That alone does not tell rotating from hardly moving: "
-                "compare R = I."
+                f"of {count} augmentations{seeds}. That alone does not tell rotating from hardly "
+                "moving: compare R = I."
             )
     return told
 

@@ -44,6 +44,7 @@ _COLUMNS = {
     Column("cosine of two images", rank=1): "mean_cosine",
     Column("pairs left out", rank=3): "gamma_excluded",
 }
+_TICKS = 12  # epochs that are all written below the axis
 _NAMES = {
     "gamma": "mean γ", "gamma_median": "median γ", "invariance": "invariance loss",
     "displacement": "displacement",
@@ -122,9 +123,9 @@ def _table(found: Sequence[Measured], dataset: str) -> DataTable:
     for row in dict.fromkeys(m.row for m in found if m.dataset == dataset):
         for epoch in _epochs(found, row, dataset):
             mine = _at(found, row, dataset, epoch)
-            lines = [measured.number(mine, key) for key in _COLUMNS.values()]
+            numbers = [_number(measured.number(mine, key), key) for key in _COLUMNS.values()]
             rows.append((
-                cells.name(row), Cell(str(epoch), epoch), *(_number(line) for line in lines),
+                cells.name(row), Cell(str(epoch), epoch), *numbers,
                 Cell(str(len(mine)), len(mine)),
             ))  # fmt: skip
     return DataTable(
@@ -141,10 +142,12 @@ def _table(found: Sequence[Measured], dataset: str) -> DataTable:
     )
 
 
-def _number(line: Line | None) -> Cell:
-    """Three places, of a large number as many digits."""
+def _number(line: Line | None, key: str) -> Cell:
+    """Three places, fewer of a count and of a large number."""
     if line is None or line.mean is None:
         return cells.NOTHING
+    if key == "gamma_excluded":
+        return cells.number(line, 0)
     return cells.number(line, 3 if abs(line.mean) < 10 else 1)
 
 
@@ -181,13 +184,23 @@ def _last(found: Sequence[Measured], care: str, base: str, dataset: str) -> list
 
 def _warnings(found: Sequence[Measured]) -> list[str]:
     """What γ is not: it is told with the numbers that were measured."""
-    if not found:
-        return []
-    return [
-        "γ alone proves nothing: it is small wherever all images move alike, as they do in one "
-        "place, and large where they hardly move. A smaller γ tells of better rotations only "
-        "beside a like displacement."
-    ]
+    told = []
+    if found:
+        told.append(
+            "γ alone proves nothing: it is small wherever all images move alike, as they do in one "
+            "place, and large where they hardly move. A smaller γ tells of better rotations only "
+            "beside a like displacement."
+        )
+    for row, dataset in dict.fromkeys(m.place for m in found):
+        mine = _at(found, row, dataset, _epochs(found, row, dataset)[-1])
+        own, other = (measured.number(mine, key) for key in ("gamma", "gamma_shuffled"))
+        if own and other and (other.mean or 0.0) < (own.mean or 0.0):
+            told.append(
+                f"So it is here: {row} on {dataset} has a mean γ of {own.mean:.3g}, and of "
+                f"{other.mean:.3g} where images are paired with those of others, which no "
+                "rotation joins but which lie far apart."
+            )
+    return told
 
 
 def _figure(found: Sequence[Measured], dataset: str) -> Figure:
@@ -240,8 +253,6 @@ def _points(
 def _panel(
     axes: Axes, curve: Curve, found: Sequence[Measured], rows: Sequence[str], dataset: str
 ) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     drawn = False
     for row in rows:
         look = looks.of(row)
@@ -254,7 +265,9 @@ def _panel(
             axes.plot(*zip(*mean, strict=True), color=look.colour, linestyle=look.dash,
                       marker=look.marker, markersize=5, linewidth=2, label=plain(row))  # fmt: skip
             drawn = True
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    epochs = sorted({m.epoch for m in found})
+    if len(epochs) <= _TICKS:
+        axes.set_xticks(epochs)
     axes.set_title(curve.title)
     axes.set_ylabel(curve.axis)
     if not drawn:
