@@ -136,7 +136,8 @@ def _told(table: Table, found: Sequence[Measured], dataset: str) -> list[str]:
     for measure, places in ((HEADLINE, 1), (_PROJECTION, 1)):
         gap = measured.difference(*(table.line(row, dataset, measure) for row in (_WITH, _WITHOUT)))
         if gap is not None:
-            gap = dataclasses.replace(gap, base=f"({_WITHOUT})", measure=f"{measure}, %")
+            probe = measure.replace(", ", " probe on the ") + ", points"
+            gap = dataclasses.replace(gap, base=f"({_WITHOUT})", measure=probe)
             told.append(measured.sentence(gap, places, f" on {dataset}"))
     return told
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -143,7 +144,12 @@ def _told(table: Table, dataset: str, weights: Weights) -> list[str]:
     for measure in (_PROJECTION, _HUES[1]):
         gap = _gap(table, last, dataset, weights, measure)
         if gap is not None:
-            told.append(measured.sentence(gap, 3 if measure in _HUES else 1, f" on {dataset}"))
+            hues = measure in _HUES
+            named = dataclasses.replace(
+                gap, row=f"({gap.row})", base=f"({gap.base})",
+                measure=measure if hues else measure.replace(", ", " probe on the ") + ", points",
+            )  # fmt: skip
+            told.append(measured.sentence(named, 3 if hues else 1, f" on {dataset}"))
     return told
 
 

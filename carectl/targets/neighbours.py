@@ -114,7 +114,7 @@ def draw(
     columns, label = 2 * wide + 2, 1.75 if any(one.name for one in shown) else 0.1
     side = (10.0 - label - 0.75 - 0.5) / columns  # inches
     gap = 0.14 * (len(shown) > 1)  # between queries
-    tall = 0.55 + max(len(lines), 2) * (side + 0.05) + gap * max(len(positions) - 1, 0)
+    tall = 0.75 + max(len(lines), 2) * (side + 0.05) + gap * max(len(positions) - 1, 0)
     with sheet(png, svg, height=tall) as page:
         if not lines:
             axes = page.add_subplot()
@@ -133,6 +133,10 @@ def draw(
             page.text(across[column] / 10, 1 - 0.3 / tall, words, fontsize=10, weight="bold",
                       va="center")  # fmt: skip
         page.text(9.97 / 10, 1 - 0.3 / tall, "both", fontsize=9, color=SOFT, ha="right",
+                  va="center")  # fmt: skip
+        page.text(0.01, 0.14 / tall, f"By cosine of the {layer} among test images; a shifts the "
+                  f"hue by {shown[0].detail['hue_shift']:g} turns. Framed, and counted at the "
+                  "right: neighbours of f(x) that f(a(x)) has too.", fontsize=8.5, color=SOFT,
                   va="center")  # fmt: skip
         top = tall - 0.45
         for number, (position, one) in enumerate(lines):
