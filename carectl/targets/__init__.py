@@ -55,6 +55,7 @@ MODULES: dict[str, str] = {
     "fig9": "carectl.targets.fig9",
     "fig10": "carectl.targets.fig10",
     "composition": "carectl.targets.composition",
+    "pointcloud": "carectl.targets.pointcloud",
 }
 
 
