@@ -36,6 +36,7 @@ UNTRAINED = "not trained"  # the row of networks without training
 # by layer: colour, marker, its fill, and the dashes of the line of the untrained network
 _LAYERS = {"projection": (BLUE, "o", BLUE, "--"), "backbone": (RED, "s", PAPER, ":")}
 _CLOUDS = ((BLUE, "o"), (RED, "s"), (GREEN, "^"), (PURPLE, "D"))  # as many are drawn
+_TICKS = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of projections, which are unit vectors
 
 
 def errors(view: View) -> Figure:
@@ -81,7 +82,8 @@ def _errors(axes: Axes, view: View) -> None:
             axes.plot(line.mean, at, color=colour, marker=marker, markerfacecolor=fill,
                       markeredgewidth=1.5, markersize=7.5, zorder=3)  # fmt: skip
             axes.annotate(f"{line.mean:.1f}°", (line.mean, at), xytext=(8, 0), va="center",
-                          textcoords="offset points", fontsize=9, color=SOFT)  # fmt: skip
+                          textcoords="offset points", fontsize=9, color=SOFT,
+                          bbox={"facecolor": PAPER, "linewidth": 0, "pad": 1.0})  # fmt: skip
         axes.plot([], [], color=colour, marker=marker, markerfacecolor=fill, markeredgewidth=1.5,
                   linestyle="none", label=layer)  # fmt: skip
         fresh = view.error(UNTRAINED, layer)
@@ -116,6 +118,7 @@ def paths(view: View) -> Figure:
         ),
         default=1.0,
     )
+    reach = reach or 1.0  # all stay in one place
 
     def draw(png: Path, svg: Path) -> None:
         height = 0.5 + 2.55 * len(view.rows)
@@ -142,8 +145,8 @@ def paths(view: View) -> Figure:
         + (
             f": {count} clouds (a colour each; the marker is where a turn begins) under {turns} "
             "rotations an axis, in the plane of the two principal components of all of an "
-            "encoder's places. All panels have the same scale; a point is an embedding that "
-            f"forgets the rotation. Pretraining seed {', '.join(map(str, seeds))}."
+            "encoder's places. All panels have the same scale, lines 0.5 apart; a point is an "
+            f"embedding that forgets the rotation. Pretraining seed {', '.join(map(str, seeds))}."
             if drawn
             else "."
         ),
@@ -172,7 +175,8 @@ def _named(axes: Axes, view: View, row: str) -> None:
 
 
 def _paths(axes: Axes, told: dict[str, Any] | None, name: str, reach: float) -> None:
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticklabels=[], yticklabels=[])
+    axes.set(xticks=_TICKS, yticks=_TICKS, xticklabels=[], yticklabels=[])
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
     axes.set_aspect("equal")
     for side in axes.spines.values():
         side.set(visible=True, color=PALE)
