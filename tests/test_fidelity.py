@@ -67,7 +67,7 @@ def test_the_documented_numbers_of_the_official_scripts_are_the_recipes() -> Non
     lines = DOCS.read_text(encoding="utf-8").splitlines()
     expected = []
     for name in specs.names():
-        if "/" not in name:
+        if "/" not in name or name.startswith("pointcloud/"):  # of which there is no official code
             continue
         paper = specs.load(specs.find(name)).model_dump(mode="json")
         official = specs.resolve(specs.find(name), ["fidelity=official"]).official
