@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from care_core.distributed import World
+from care_core.precision import widened
 from care_core.sections import BatchNorm
 
 
@@ -143,7 +144,7 @@ class _Synchronised(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, world: World
     ) -> tuple[Tensor, Tensor, Tensor]:
-        exact = x if x.dtype == torch.float64 else x.float()
+        exact = widened(x)
         dims, shape = _around_channels(x)
         own = torch.stack([exact.mean(dims), exact.var(dims, unbiased=False)])
         means, variances = world.stack(own).unbind(1)

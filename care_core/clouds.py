@@ -69,8 +69,8 @@ class CloudFeed(Feed):
     def _from_memory(self, number: int) -> Step:
         plan = self.planner.at(number)
         assert self.pixels is not None
-        clouds = self.pixels[plan.images.to(self.device)]
-        fed = clouds[plan.fed.to(self.device)]
+        clouds = self.pixels[self._send(plan.images)]
+        fed = clouds[self._send(plan.fed)]
         return Step(
             number,
             [rotate(clouds, rotations(u)) for u in plan.views],

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from care_core.precision import widened
+
 
 def info_nce(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     """NT-Xent over two views (SimCLR; the L_InfoNCE of the paper, section 3).
@@ -62,7 +64,7 @@ def barlow_twins(p1: Tensor, p2: Tensor) -> tuple[Tensor, Tensor]:
             as a batch norm without scale and shift does (biased variance, ε = 1e-5).
     """
     with torch.autocast(p1.device.type, enabled=False):
-        a, b = (_standardised(_exact(rows)) for rows in (p1, p2))
+        a, b = (_standardised(widened(rows)) for rows in (p1, p2))
         correlation = a.T @ b / len(a)
         diagonal = correlation.diagonal()
         on = (1 - diagonal).square().sum()
@@ -100,13 +102,13 @@ def equivariance(z1: Tensor, z2: Tensor, splits: int) -> Tensor:
 def alignment(z1: Tensor, z2: Tensor) -> Tensor:
     """L_inv = E ‖f(a(x)) − f(a'(x))‖, over (B, d) rows of two views (paper, section 3)."""
     with torch.autocast(z1.device.type, enabled=False):
-        return (_exact(z1) - _exact(z2)).norm(dim=1).mean().float()
+        return (widened(z1) - widened(z2)).norm(dim=1).mean().float()
 
 
 def uniformity(z: Tensor) -> Tensor:
     """L_unif = log E exp(f(x)ᵀ f(x')) over the pairs x ≠ x' of (B, d) rows (paper, section 3)."""
     with torch.autocast(z.device.type, enabled=False):
-        rows = _exact(z)
+        rows = widened(z)
         count = rows.shape[0]
         same = torch.eye(count, dtype=torch.bool, device=z.device)
         pairs = (rows @ rows.T).masked_fill(same, -math.inf)
@@ -116,7 +118,7 @@ def uniformity(z: Tensor) -> Tensor:
 def alignment_official(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     """The official code's alignment, −E cos / τ: InfoNCE's numerator alone."""
     with torch.autocast(z1.device.type, enabled=False):
-        return -(_exact(z1) * _exact(z2)).sum(dim=1).mean().float() / temperature
+        return -(widened(z1) * widened(z2)).sum(dim=1).mean().float() / temperature
 
 
 def uniformity_official(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
@@ -125,15 +127,10 @@ def uniformity_official(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     Neither its positive nor itself is in the sum, and the sum is no mean.
     """
     with torch.autocast(z1.device.type, enabled=False):
-        z = torch.cat([_exact(z1), _exact(z2)])
+        z = torch.cat([widened(z1), widened(z2)])
         rows = torch.arange(len(z), device=z.device)
         same = (rows[:, None] - rows) % len(z1) == 0
         return (z @ z.T / temperature).masked_fill(same, -math.inf).logsumexp(dim=1).mean().float()
-
-
-def _exact(rows: Tensor) -> Tensor:
-    """At least fp32."""
-    return rows if rows.dtype == torch.float64 else rows.float()
 
 
 def _standardised(rows: Tensor) -> Tensor:

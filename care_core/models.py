@@ -15,6 +15,7 @@ from care_core import draws
 from care_core.arrangement import arrange
 from care_core.deepset import DeepSet
 from care_core.errors import SpecError
+from care_core.precision import widened
 from care_core.sections import DEEPSET_WIDTH, SMALL_WIDTH, Model
 from care_core.spec import PretrainSpec
 
@@ -120,11 +121,6 @@ def mlp(
     modules.append(nn.Linear(inputs, outputs, bias=not last_norm))
     modules += [nn.BatchNorm1d(outputs, affine=False)] if last_norm else []
     return nn.Sequential(*modules)
-
-
-def widened(rows: Tensor) -> Tensor:
-    """The same numbers in fp32 at least."""
-    return rows if rows.dtype == torch.float64 else rows.float()
 
 
 def unit(rows: Tensor) -> Tensor:

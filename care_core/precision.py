@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 _LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -20,3 +21,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
         device.type, dtype=lower or torch.bfloat16, enabled=lower is not None
     )
     return context
+
+
+def widened(rows: Tensor) -> Tensor:
+    """The same numbers in fp32 at least."""
+    return rows if rows.dtype == torch.float64 else rows.float()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from care_core import losses, models
 from care_core.batchnorm import through
 from care_core.distributed import World
-from care_core.precision import autocast
+from care_core.precision import autocast, widened
 from care_core.spec import PretrainSpec
 
 
@@ -73,7 +73,7 @@ class Method(nn.Module):
         """Each view's output, in fp32: the passes' statistics and precision are the spec's."""
         with autocast(views[0].device, self.spec.training.precision):
             found = through(network, views, self.spec.bn, self._compiled(network))
-        return [models.widened(rows) for rows in found]
+        return [widened(rows) for rows in found]
 
     def _compiled(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         """The network's compiled twin, if it is to have one. It shares the weights."""
