@@ -20,6 +20,7 @@ from care_core.clouds import about, rotate, rotations
 from care_core.features import Features
 from care_core.files import write_json
 from care_core.models import Encoder
+from care_core.regression import ridge_guess
 from care_core.spec import ProbeSpec
 
 if TYPE_CHECKING:
@@ -137,21 +138,12 @@ def _errors(spec: ProbeSpec, encoder: Encoder, clouds: list[Tensor]) -> dict[str
     errors: dict[str, Any] = {"angle": {}, "median": {}, "r2": {}}
     for name, x, y in zip(Features._fields, known, asked, strict=True):
         goal, truth = (as_numbers(part) for part in truths)
-        guess = _regressed(x.double().cpu(), goal, y.double().cpu())
+        guess = ridge_guess(x.double(), goal, y.double(), RIDGE)
         off = angles(as_axes(guess), truths[1])
         errors["angle"][name], errors["median"][name] = float(off.mean()), float(off.median())
         spread = (truth - truth.mean(dim=0)).square().sum()
         errors["r2"][name] = 1 - float((truth - guess).square().sum() / spread)
     return errors
-
-
-def _regressed(x: Tensor, goal: Tensor, y: Tensor) -> Tensor:
-    """(M, t): what ridge regression of (N, t) from standardised (N, n) reads of (M, n)."""
-    mean, std = x.mean(dim=0), x.std(dim=0).clamp_min(1e-6)
-    x, y = (x - mean) / std, (y - mean) / std
-    centre = goal.mean(dim=0)
-    penalty = RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
-    return centre + y @ torch.linalg.solve(x.T @ x + penalty, x.T @ (goal - centre))
 
 
 def _along(spec: ProbeSpec, encoder: Encoder, cloud: Tensor, turns: Tensor) -> Tensor:

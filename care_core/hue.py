@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from care_core.regression import ridge_guess
+
 #: Images that are looked at together.
 _PART = 64
 
@@ -21,13 +23,8 @@ def r2(x: Tensor, hues: Tensor, y: Tensor, truth: Tensor, ridge: float = 1e-3) -
         x, y: (N, n) and (M, n) features to fit and to read; hues, truth: their hues in turns.
         ridge: penalty, as a share of the number of rows.
     """
-    mean, std = x.mean(dim=0), x.std(dim=0).clamp_min(1e-6)
-    x, y = ((x - mean) / std).double().cpu(), ((y - mean) / std).double().cpu()
-    target, goal = circle(hues), circle(truth)
-    centre = target.mean(dim=0)
-    penalty = ridge * len(x) * torch.eye(x.shape[1], dtype=torch.float64)
-    weights = torch.linalg.solve(x.T @ x + penalty, x.T @ (target - centre))
-    residual = (goal - centre - y @ weights).square().sum()
+    goal = circle(truth)
+    residual = (goal - ridge_guess(x, circle(hues), y, ridge)).square().sum()
     return float(1 - residual / (goal - goal.mean(dim=0)).square().sum())
 
 

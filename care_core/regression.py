@@ -9,6 +9,21 @@ from torch import Tensor
 _PENALTIES = tuple(10.0**power for power in range(-5, 3))
 
 
+def ridge_guess(x: Tensor, goal: Tensor, y: Tensor, ridge: float) -> Tensor:
+    """(M, t) float64 on the CPU: ridge regression of columns, with an intercept.
+
+    Args:
+        x, y: (N, D) and (M, D) features to fit and to read; standardised here, by x.
+        goal: (N, t) float64 columns, on the CPU.
+        ridge: penalty, as a share of the number of rows.
+    """
+    mean, std = x.mean(dim=0), x.std(dim=0).clamp_min(1e-6)
+    x, y = (((rows - mean) / std).double().cpu() for rows in (x, y))
+    centre = goal.mean(dim=0)
+    penalty = ridge * len(x) * torch.eye(x.shape[1], dtype=torch.float64)
+    return centre + y @ torch.linalg.solve(x.T @ x + penalty, x.T @ (goal - centre))
+
+
 def r2(
     x: Tensor, targets: dict[str, Tensor], y: Tensor, truths: dict[str, Tensor],
     *, products: bool = False,

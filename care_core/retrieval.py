@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from care_core import hue
-
-#: Cosines that are held at a time: 256 MiB of them.
-_COSINES = 2**26
+from care_core import hue, knn
 
 
 def nearest(queries: Tensor, bank: Tensor, k: int) -> Tensor:
@@ -24,7 +21,7 @@ def nearest(queries: Tensor, bank: Tensor, k: int) -> Tensor:
     """
     queries, bank = F.normalize(queries, dim=1), F.normalize(bank, dim=1)
     found, start = [], 0
-    for part in queries.split(max(1, min(1024, _COSINES // len(bank)))):
+    for part in knn.in_parts(queries, bank):
         cosines = part @ bank.T
         own = torch.arange(len(part), device=part.device)
         cosines[own, start + own] = -torch.inf

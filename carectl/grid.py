@@ -12,11 +12,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from care_core.spec import probe_kinds
+from care_core.spec import USUAL_KINDS, probe_kinds
 from carectl.complaints import did_you_mean
 from carectl.errors import CommandError
 
-PROBES = ("linear", "knn", "geometry")  # what is measured unless a grid says otherwise
 Percent = Annotated[float, Field(ge=0, le=100)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Epoch = Annotated[int, Field(ge=0)]
@@ -74,7 +73,7 @@ class Cell:
     seed: int
     overrides: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
-    probes: tuple[str, ...] = PROBES
+    probes: tuple[str, ...] = USUAL_KINDS
     epochs: tuple[int, ...] = ()
 
 
@@ -86,7 +85,7 @@ class Grid(_Part):
     source: str
     setting: list[str] = Field([], description="how it is measured, a sentence each")
     differs: list[str] = Field([], description="what differs from the paper, and why")
-    probes: list[str] = Field(list(PROBES), description="measurements", min_length=1)
+    probes: list[str] = Field(list(USUAL_KINDS), description="measurements", min_length=1)
     epochs: list[Epoch] = Field([], description="epochs to probe; default: the last")
     columns: list[str] = Field(min_length=1)
     profiles: dict[str, Profile]

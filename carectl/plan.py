@@ -63,6 +63,8 @@ class Planner:
         present = self.planned.get(mark.sha256)
         if present and isinstance(present.spec, PretrainSpec):
             both = reuse.keeping_both(present.spec, spec)
+            if both == present.spec:
+                return present
             self.planned[mark.sha256] = self._judge(
                 dataclasses.replace(present, spec=both, yaml=dump(both))
             )

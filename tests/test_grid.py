@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from care_core.spec import USUAL_KINDS
 from carectl import specs
-from carectl.grid import PROBES, Grid
+from carectl.grid import Grid
 from carectl.plan import Planner
 from carectl.targets.context import Context
 
@@ -60,7 +61,7 @@ def test_a_cells_own_settings_lie_under_its_profiles(sweep: Grid) -> None:
 
 def test_a_grid_that_says_nothing_measures_the_usual_at_the_last_epoch() -> None:
     cell = specs.load_grid(specs.find("table1")).cells("digits")[0]
-    assert (cell.probes, cell.epochs, cell.own) == (PROBES, (), ())
+    assert (cell.probes, cell.epochs, cell.own) == (USUAL_KINDS, (), ())
 
 
 def test_a_number_without_a_recipe_is_quoted_where_it_is_asked_for(sweep: Grid) -> None:

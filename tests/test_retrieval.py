@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from care_core import hue, retrieval
+from care_core import hue, knn, retrieval
 from care_core.retrieval import Neighbours
 
 
@@ -26,7 +26,7 @@ def test_the_nearest_are_those_of_a_sorted_list_without_the_query_itself(
         for own, row in enumerate(cosines)
     ]
     assert retrieval.nearest(queries, bank, 4).tolist() == wanted
-    monkeypatch.setattr(retrieval, "_COSINES", 300 * 7)  # in parts of seven queries
+    monkeypatch.setattr(knn, "_COSINES", 300 * 7)  # in parts of seven queries
     assert retrieval.nearest(queries, bank, 4).tolist() == wanted
 
 
