@@ -306,23 +306,26 @@ def _differences(lines: Sequence[Line]) -> list[Difference]:
     for line in lines:
         peers = [x for x in lines if (x.dataset, x.measure) == (line.dataset, line.measure)]
         base = base_of(line.row, [peer.row for peer in peers])
-        bases = [dict(zip(x.seeds, x.values, strict=True)) for x in peers if x.row == base]
-        other = bases[0] if bases else {}
-        pairs = {
-            s: v - other[s] for s, v in zip(line.seeds, line.values, strict=True) if s in other
-        }
-        if base is None or not pairs:
-            continue
-        gaps = list(pairs.values())
-        low, high = intervals.student(gaps) if len(gaps) > 1 else (None, None)
-        found.append(
-            Difference(
-                line.row, base, line.dataset, line.measure, tuple(pairs), statistics.fmean(gaps),
-                intervals.spread(gaps), low, high,
-                intervals.STUDENT if len(gaps) > 1 else ONE_SEED,
-            )
-        )  # fmt: skip
+        gap = difference(line, next((peer for peer in peers if peer.row == base), None))
+        if gap is not None:
+            found.append(gap)
     return found
+
+
+def difference(line: Line | None, base: Line | None) -> Difference | None:
+    """line − base, paired by pretraining seed; None where no seed has both."""
+    if line is None or base is None:
+        return None
+    other = dict(zip(base.seeds, base.values, strict=True))
+    pairs = {s: v - other[s] for s, v in zip(line.seeds, line.values, strict=True) if s in other}
+    if not pairs:
+        return None
+    gaps = list(pairs.values())
+    low, high = intervals.student(gaps) if len(gaps) > 1 else (None, None)
+    return Difference(
+        line.row, base.row, line.dataset, line.measure, tuple(pairs), statistics.fmean(gaps),
+        intervals.spread(gaps), low, high, intervals.STUDENT if low is not None else ONE_SEED,
+    )  # fmt: skip
 
 
 def values(table: Table) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from carectl.reports import intervals, marks
 from carectl.reports.summary import HEADLINE, Difference, Line, Table
 
@@ -45,6 +47,11 @@ def signed(value: float, places: int) -> str:
     return f"{round(value, places) + 0.0:+.{places}f}".replace("-", "−")  # + 0.0: no minus zero
 
 
+def seed_count(counts: Sequence[int]) -> str:
+    """On how many seeds numbers stand, where not all stand on as many; `counts` rise."""
+    return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+
+
 def state_of(table: Table, row: str, dataset: str) -> str:
     """Why a cell has no number: the worst state of its seeds, or that nothing is run for it."""
     states = {c.state for c in table.cells if (c.row, c.dataset) == (row, dataset)}
@@ -57,7 +64,7 @@ def notes(table: Table) -> list[str]:
     if not lines:
         return ["Nothing is measured yet."]
     counts = sorted({line.n for line in lines})
-    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    n = seed_count(counts)
     classifiers = sorted({line.classifiers for line in lines})
     heads = " or ".join(map(str, classifiers))
     plural = "s" if counts[-1] > 1 else ""
@@ -120,11 +127,15 @@ def _sentence(gap: Difference, several: bool) -> str:
     where = f" ({gap.dataset})" if several else ""
     places = 1 if gap.unit else 3
     size = signed(gap.mean, places) + (f" {gap.unit}" if gap.unit else "")
-    start = f"{gap.row} − {gap.base}{where}, {name}: {size}"
+    return f"{gap.row} − {gap.base}{where}, {name}: {size} {evidence(gap, places)}"
+
+
+def evidence(gap: Difference, places: int) -> str:
+    """On what a difference stands, in brackets: its seeds, its interval, whether it is shown."""
     if gap.low is None or gap.high is None:
-        return f"{start} (n = 1: one seed is not evidence)"
+        return "(n = 1: one seed is not evidence)"
     return (
-        f"{start} (n = {len(gap.seeds)} paired seeds, 95% t interval "
+        f"(n = {len(gap.seeds)} paired seeds, 95% t interval "
         f"{signed(gap.low, places)} to {signed(gap.high, places)}"
         f"{'' if gap.shown else ': no difference shown'})"
     )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from carectl.reports import cells
 from carectl.reports.document import Cell, Column, DataTable, Document, Figure
-from carectl.reports.drawing import PAPER, SOFT, plain, said, sheet
+from carectl.reports.drawing import SOFT, plain, said, sheet
+from carectl.reports.summary import Line
 from carectl.targets import looks, measured
 from carectl.targets.context import Answer, Context
 from carectl.targets.measured import Measured
@@ -46,18 +47,10 @@ def document(context: Context) -> Document:
     found = measured.of(context, KIND)
     places = measured.places(context)
     datasets = list(dict.fromkeys(dataset for _, dataset in places))
-    gaps = [
-        gap
-        for care, base, dataset in measured.pairs(places)
-        if (
-            gap := measured.difference(
-                *(
-                    measured.number(_mine(found, row, dataset), "error_median", "median error")
-                    for row in (care, base)
-                )
-            )
-        )
-    ]
+
+    def median(row: str, dataset: str) -> Line | None:
+        return measured.number(measured.at(found, row, dataset), "error_median", "median error")
+
     return context.document(
         tables=[_table(found, places, dataset) for dataset in datasets],
         figures=[
@@ -65,7 +58,7 @@ def document(context: Context) -> Document:
         ],
         findings=[
             *(text for row, dataset in places for text in _told(found, row, dataset)),
-            *(measured.sentence(gap, 2) for gap in gaps),
+            *(measured.sentence(gap, 2) for gap in measured.gaps(places, median)),
             *measured.missing(context),
         ],
         data=[
@@ -74,10 +67,6 @@ def document(context: Context) -> Document:
             for m in found
         ],
     )  # fmt: skip
-
-
-def _mine(found: Sequence[Measured], row: str, dataset: str) -> list[Measured]:
-    return [m for m in found if m.place == (row, dataset)]
 
 
 def _each(one: Measured, which: str, key: str) -> list[float]:
@@ -91,7 +80,7 @@ def _table(found: Sequence[Measured], places: Sequence[tuple[str, str]], dataset
     trained: list[tuple[Cell, ...]] = []
     fresh: dict[tuple[str, ...], tuple[Cell, ...]] = {}
     for row in [name for name, place in places if place == dataset]:
-        mine = _mine(found, row, dataset)
+        mine = measured.at(found, row, dataset)
         trained.append(_row(row, mine, ""))
         if mine:
             new = _row(f"{row}, without training", mine, "untrained_")
@@ -127,7 +116,7 @@ def _row(label: str, mine: Sequence[Measured], prefix: str) -> tuple[Cell, ...]:
 
 def _told(found: Sequence[Measured], row: str, dataset: str) -> list[str]:
     """An encoder's error beside its controls, and whether it says anything."""
-    mine = _mine(found, row, dataset)
+    mine = measured.at(found, row, dataset)
     keys = ("error_median", "shuffled", "untrained_error_median", "displacement", "rank")
     means = [line.mean for key in keys if (line := measured.number(mine, key)) and line.mean]
     if not mine:
@@ -203,29 +192,18 @@ def _figure(found: Sequence[Measured], dataset: str) -> Figure:
 
 def _lanes(axes: Axes, pooled: dict[str, dict[str, list[float]]]) -> None:
     """Each method's errors, its controls below, hollow."""
-    ticks: dict[float, str] = {}
-    at, hollow = 0.0, {label: control for label, _, _, control in _LANES}
-    for row, each in pooled.items():
-        look = looks.of(row)
-        axes.text(0.0, at - 0.62, plain(row), weight="bold", fontsize=9.5, color=look.colour,
-                  transform=axes.get_yaxis_transform(), va="center")  # fmt: skip
-        for label, values in each.items():
-            if values:
-                empty = {"facecolors": PAPER, "edgecolors": look.colour} if hollow[label] else {}
-                looks.lane(axes, at, values, look.colour, look.marker, **empty)
-            ticks[at] = label
-            at += 1.0
-        at += 1.1
-    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=9)
-    axes.set(ylim=(at - 1.4, -1.2), xlabel="composition error (no unit)")
+    lanes = {
+        row: [(label, each[label], control) for label, _, _, control in _LANES]
+        for row, each in pooled.items()
+    }
+    drawn = looks.lanes(axes, lanes)
+    axes.set_xlabel("composition error (no unit)")
     axes.axvline(IDENTITY, color=SOFT, linewidth=1, linestyle="--", zorder=1)
     axes.annotate("R = I", (IDENTITY, 0.0), xycoords=axes.get_xaxis_transform(), xytext=(3, 3),
                   textcoords="offset points", fontsize=9, color=SOFT)  # fmt: skip
     axes.set_xlim(left=0)
-    axes.grid(visible=False, axis="y")
-    axes.spines["left"].set_visible(False)
     axes.set_title("a pair of augmentations a point")
-    if not ticks:
+    if not drawn:
         said(axes, "nothing is measured yet")
 
 

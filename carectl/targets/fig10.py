@@ -134,7 +134,7 @@ def _told(table: Table, found: Sequence[Measured], dataset: str) -> list[str]:
         elif "alignment" not in row and row != _WITH and "equivariance" in row:
             told.append(f"On {dataset} {row}, without any alignment, is not trivial: {near}.")
     for measure, places in ((HEADLINE, 1), (_PROJECTION, 1)):
-        gap = measured.difference(*(table.line(row, dataset, measure) for row in (_WITH, _WITHOUT)))
+        gap = summary.difference(*(table.line(row, dataset, measure) for row in (_WITH, _WITHOUT)))
         if gap is not None:
             probe = measure.replace(", ", " probe on the ") + ", points"
             gap = dataclasses.replace(gap, base=f"({_WITHOUT})", measure=probe)

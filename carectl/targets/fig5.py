@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from carectl.reports import cells
 from carectl.reports.document import Cell, Column, DataTable, Document, Figure
-from carectl.reports.drawing import PAPER, SOFT, plain, said, sheet
+from carectl.reports.drawing import SOFT, plain, said, sheet
 from carectl.reports.summary import Line
 from carectl.targets import looks, measured
 from carectl.targets.context import Answer, Context
@@ -49,11 +49,6 @@ def document(context: Context) -> Document:
     places = measured.places(context)
     datasets = list(dict.fromkeys(dataset for _, dataset in places))
     tables = [_errors(found, places, dataset) for dataset in datasets]
-    gaps = [
-        gap
-        for care, base, dataset in measured.pairs(places)
-        if (gap := measured.difference(*(_share(found, row, dataset) for row in (care, base))))
-    ]
     return context.document(
         tables=tables,
         figures=[
@@ -62,7 +57,10 @@ def document(context: Context) -> Document:
         findings=[
             *(text for row, dataset in places for text in _told(found, row, dataset)),
             *_paired(found, places),
-            *(measured.sentence(gap) for gap in gaps),
+            *(
+                measured.sentence(gap)
+                for gap in measured.gaps(places, lambda *place: _share(found, *place))
+            ),
             *measured.collapsed(found),
             *measured.missing(context),
         ],
@@ -74,29 +72,8 @@ def document(context: Context) -> Document:
     )  # fmt: skip
 
 
-def _mine(found: Sequence[Measured], row: str, dataset: str) -> list[Measured]:
-    return [m for m in found if m.place == (row, dataset)]
-
-
-def _ratio(one: Measured) -> float | None:
-    """What the rotation of one half leaves on the other, as a share of what R = I leaves."""
-    held, still = one.number("wahba_held_out"), one.number("wahba_identity")
-    return held / still if held is not None and still else None
-
-
 def _share(found: Sequence[Measured], row: str, dataset: str) -> Line | None:
-    return measured.line(_mine(found, row, dataset), _SHARE, _ratio)
-
-
-def _each(one: Measured, key: str) -> list[float]:
-    """One number an augmentation."""
-    rows = one.detail.get("augmentations", [])
-    return [value for row in rows if (value := measured.finite(row.get(key))) is not None]
-
-
-def _over_augmentations(one: Measured) -> float | None:
-    each = _each(one, "wahba")
-    return statistics.stdev(each) if len(each) > 1 else None
+    return measured.held_out_share(measured.at(found, row, dataset), _SHARE)
 
 
 def _errors(
@@ -104,11 +81,11 @@ def _errors(
 ) -> DataTable:
     rows = []
     for row in [name for name, place in places if place == dataset]:
-        mine = _mine(found, row, dataset)
+        mine = measured.at(found, row, dataset)
         fields = []
         for key in _COLUMNS.values():
             fields.append(cells.number(measured.number(mine, key), 2 if key == "wahba_raw" else 3))
-        spread = measured.line(mine, "sd over augmentations", _over_augmentations)
+        spread = measured.over_augmentations(mine, "wahba")
         share = _share(found, row, dataset)
         rows.append((
             cells.name(row), fields[0],
@@ -148,7 +125,7 @@ def _fitted(found: Sequence[Measured], dataset: str) -> str:
 
 def _drawn(found: Sequence[Measured], dataset: str) -> str:
     """How many augmentations, where all encoders saw as many."""
-    counts = {len(_each(m, "wahba")) for m in found if m.dataset == dataset} - {0}
+    counts = {len(measured.each(m, "wahba")) for m in found if m.dataset == dataset} - {0}
     return f"{counts.pop()} " if len(counts) == 1 else ""
 
 
@@ -158,18 +135,13 @@ def _plus_minus(line: Line) -> Cell:
 
 def _told(found: Sequence[Measured], row: str, dataset: str) -> list[str]:
     """One encoder's errors beside R = I, in a sentence."""
-    mine = _mine(found, row, dataset)
+    mine = measured.at(found, row, dataset)
     keys = ("wahba", "wahba_held_out", "wahba_identity", "wahba_shuffled", "displacement")
     means = [line.mean for key in keys if (line := measured.number(mine, key)) and line.mean]
     if len(means) < len(keys):
         return []
     fitted, held, still, shuffled, moved = means
-    if held >= still:
-        so = "no rotation does better there than doing nothing"
-    elif held >= shuffled:
-        so = "it moves all images alike, which any pairing of them shows as well"
-    else:
-        so = f"one rotation takes {100 * (1 - held / still):.0f} % off what doing nothing leaves"
+    so = measured.rotation_said(held, still, shuffled)
     return [
         f"{row} on {dataset}: the best rotation leaves {fitted:.3f} per √n. Fitted on half of the "
         f"images it leaves {held:.3f} on the other half, R = I {still:.3f}, shuffled pairs "
@@ -181,11 +153,11 @@ def _paired(found: Sequence[Measured], places: Sequence[tuple[str, str]]) -> lis
     """In how many augmentations CARE's error is the smaller, encoder by encoder of a seed."""
     told = []
     for care, base, dataset in measured.pairs(places):
-        others = {m.seed: m for m in _mine(found, base, dataset)}
+        others = {m.seed: m for m in measured.at(found, base, dataset)}
         less = count = 0
-        for mine in _mine(found, care, dataset):
-            other = _each(others[mine.seed], "wahba") if mine.seed in others else []
-            here = _each(mine, "wahba")
+        for mine in measured.at(found, care, dataset):
+            other = measured.each(others[mine.seed], "wahba") if mine.seed in others else []
+            here = measured.each(mine, "wahba")
             if len(here) == len(other):
                 less += sum(a < b for a, b in zip(here, other, strict=True))
                 count += len(here)
@@ -203,7 +175,8 @@ def _figure(found: Sequence[Measured], dataset: str) -> Figure:
     rows = list(dict.fromkeys(m.row for m in found))
     pooled = {
         row: {
-            key: [x for m in found if m.row == row for x in _each(m, key)] for _, key, _ in _LANES
+            key: [x for m in found if m.row == row for x in measured.each(m, key)]
+            for _, key, _ in _LANES
         }
         for row in rows
     }
@@ -244,26 +217,15 @@ def _lanes(
     axes: Axes, pooled: dict[str, dict[str, list[float]]], found: Sequence[Measured]
 ) -> None:
     """Each method's errors with those of its controls below, the controls hollow."""
-    ticks: dict[float, str] = {}
-    at = 0.0
-    for row, each in pooled.items():
-        look = looks.of(row)
-        axes.text(0.0, at - 0.62, plain(row), weight="bold", fontsize=9.5, color=look.colour,
-                  transform=axes.get_yaxis_transform(), va="center")  # fmt: skip
-        for label, key, control in _LANES:
-            if each[key]:
-                hollow = {"facecolors": PAPER, "edgecolors": look.colour} if control else {}
-                looks.lane(axes, at, each[key], look.colour, look.marker, **hollow)
-            ticks[at] = label
-            at += 1.0
-        at += 1.1
-    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=9)
-    axes.set(ylim=(at - 1.4, -1.2), xlabel="error per √n (unit vectors: length of a chord)")
+    lanes = {
+        row: [(label, each[key], control) for label, key, control in _LANES]
+        for row, each in pooled.items()
+    }
+    drawn = looks.lanes(axes, lanes)
+    axes.set_xlabel("error per √n (unit vectors: length of a chord)")
     axes.set_xlim(left=0)
-    axes.grid(visible=False, axis="y")
-    axes.spines["left"].set_visible(False)
     axes.set_title("what is left, an augmentation a point")
-    if not ticks:
+    if not drawn:
         said(axes, "nothing is measured yet")
         return
     import numpy as np

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from carectl.reports import cells
 from carectl.reports.document import Cell, Column, DataTable, Document, Figure
+from carectl.reports.summary import Line
 from carectl.targets import circles, measured
 from carectl.targets.context import Answer, Context
 from carectl.targets.measured import Measured
@@ -55,24 +56,16 @@ def document(context: Context) -> Document:
         here = [m for m in found if m.dataset == dataset]
         tables += [_cosines(here, places, dataset), _turns(here, dataset)]
         figures += [_histograms(here, dataset), _paths(here, dataset)]
-    cosines = [
-        gap
-        for care, base, dataset in measured.pairs(places)
-        if (
-            gap := measured.difference(
-                *(
-                    measured.number(_mine(found, row, dataset), "cosine", "mean cosine")
-                    for row in (care, base)
-                )
-            )
-        )
-    ]
+
+    def cosine(row: str, dataset: str) -> Line | None:
+        return measured.number(measured.at(found, row, dataset), "cosine", "mean cosine")
+
     return context.document(
         tables=tables,
         figures=figures,
         findings=[
             *(text for row, dataset in places for text in _told(found, row, dataset)),
-            *(measured.sentence(gap, 2) for gap in cosines),
+            *(measured.sentence(gap, 2) for gap in measured.gaps(places, cosine)),
             *measured.collapsed(found),
             *measured.missing(context),
         ],
@@ -98,20 +91,10 @@ def turn(path: dict[str, Any]) -> Turn | None:
     return Turn(math.degrees(cmath.phase(middle)), math.degrees(size), abs(middle))
 
 
-def _mine(found: Sequence[Measured], row: str, dataset: str) -> list[Measured]:
-    return [m for m in found if m.place == (row, dataset)]
-
-
 def shares(one: Measured) -> list[list[float]]:
     """For each augmentation, the percentage of images in each bin of the cosine."""
     each = (one.detail.get("cosines") or {}).get("each") or []
     return [[100 * count / sum(counts) for count in counts] for counts in each if sum(counts)]
-
-
-def _over_augmentations(one: Measured) -> float | None:
-    rows = one.detail.get("augmentations") or []
-    each = [x for row in rows if (x := measured.finite(row.get("cosine"))) is not None]
-    return statistics.stdev(each) if len(each) > 1 else None
 
 
 def _near(one: Measured) -> float | None:
@@ -129,9 +112,9 @@ def _cosines(
 ) -> DataTable:
     rows = []
     for row in [name for name, place in places if place == dataset]:
-        mine = _mine(found, row, dataset)
+        mine = measured.at(found, row, dataset)
         first, *rest = (measured.number(mine, key) for key in _COLUMNS.values())
-        spread = measured.line(mine, "sd over augmentations", _over_augmentations)
+        spread = measured.over_augmentations(mine, "cosine")
         near = measured.line(mine, "cosine at least 0.9", _near)
         wide = Cell(f"± {spread.mean:.3f}", spread.mean) if spread else cells.NOTHING
         rows.append((
@@ -157,7 +140,7 @@ def _turns(found: Sequence[Measured], dataset: str) -> DataTable:
     """A row a method and path, where the images are farthest from where they began."""
     rows = []
     for row in dict.fromkeys(m.row for m in found):
-        mine = _mine(found, row, dataset)
+        mine = measured.at(found, row, dataset)
         for name in circles.names(mine):
 
             def of(part: str, name: str = name) -> Callable[[Measured], float | None]:
@@ -187,7 +170,7 @@ def _turns(found: Sequence[Measured], dataset: str) -> DataTable:
 
 
 def _told(found: Sequence[Measured], row: str, dataset: str) -> list[str]:
-    mine = _mine(found, row, dataset)
+    mine = measured.at(found, row, dataset)
     cosine, apart = measured.number(mine, "cosine"), measured.number(mine, "mean_cosine")
     if cosine is None or cosine.mean is None:
         return []
@@ -213,8 +196,8 @@ def _histograms(found: Sequence[Measured], dataset: str) -> Figure:
 
     told = []
     for row in rows:
-        cosine = measured.number(_mine(found, row, dataset), "cosine")
-        near = measured.line(_mine(found, row, dataset), "near", _near)
+        cosine = measured.number(measured.at(found, row, dataset), "cosine")
+        near = measured.line(measured.at(found, row, dataset), "near", _near)
         if cosine and near:
             told.append(f"{row}: mean {cosine.mean:.2f}, {near.mean:.0f} % at 0.9 and above")
     counts = sorted({len(one) for one in each.values()})

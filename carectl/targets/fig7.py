@@ -73,9 +73,7 @@ def _gap(table: Table, row: str, dataset: str, weights: Weights, measure: str = 
     zero = _zero(weights)
     if zero is None or zero == row:
         return None
-    return measured.difference(
-        table.line(row, dataset, measure), table.line(zero, dataset, measure)
-    )
+    return summary.difference(table.line(row, dataset, measure), table.line(zero, dataset, measure))
 
 
 def _table(table: Table, dataset: str, weights: Weights) -> DataTable:

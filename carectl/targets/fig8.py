@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from carectl import runs
-from carectl.reports import cells
+from carectl.reports import cells, summary
 from carectl.reports.document import Cell, Column, DataTable, Document, Figure
 from carectl.reports.drawing import plain, said, sheet
 from carectl.reports.summary import Line
@@ -110,11 +110,11 @@ def lost(context: Context) -> list[str]:
 
 
 def _at(found: Sequence[Measured], row: str, dataset: str, epoch: int) -> list[Measured]:
-    return [m for m in found if m.place == (row, dataset) and m.epoch == epoch]
+    return [m for m in measured.at(found, row, dataset) if m.epoch == epoch]
 
 
 def _epochs(found: Sequence[Measured], row: str, dataset: str) -> list[int]:
-    return sorted({m.epoch for m in found if m.place == (row, dataset)})
+    return sorted({m.epoch for m in measured.at(found, row, dataset)})
 
 
 def _table(found: Sequence[Measured], dataset: str) -> DataTable:
@@ -177,7 +177,7 @@ def _last(found: Sequence[Measured], care: str, base: str, dataset: str) -> list
         lines = [
             measured.number(_at(found, row, dataset, epoch), key, name) for row in (care, base)
         ]
-        if gap := measured.difference(*lines):
+        if gap := summary.difference(*lines):
             told.append(measured.sentence(gap, where=f" on {dataset}"))
     return told
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carectl.reports import cells, words
+from carectl.reports import cells, summary, words
 from carectl.reports.document import Cell, Column, DataTable, Document, Figure
 from carectl.reports.drawing import SOFT, plain, said, sheet
 from carectl.reports.summary import Line
@@ -119,7 +119,7 @@ def _differences(found: Sequence[Measured], rows: Sequence[str], dataset: str) -
             fields: list[Cell] = []
             for key, _, _ in MEASURES:
                 both = [_line(found, name, key, layer) for name in (row, base)]
-                cell = cells.difference(measured.difference(*both), 3)
+                cell = cells.difference(summary.difference(*both), 3)
                 runs = cells.runs_of([line for line in both if line])
                 fields.append(
                     dataclasses.replace(cell, runs=runs) if cell.value is not None else cell
@@ -157,7 +157,7 @@ def _told(found: Sequence[Measured], rows: Sequence[str], dataset: str) -> list[
         )
     for row, base in _pairs(rows):
         for key in _JUDGED:
-            gap = measured.difference(
+            gap = summary.difference(
                 *(_line(found, name, key, "projection") for name in (row, base))
             )
             if gap is not None and (gap.shown or base == "SimCLR"):

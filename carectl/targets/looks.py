@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from carectl.reports.drawing import BLUE, DASHES, GREEN, RED, SOFT
+from carectl.reports.drawing import BLUE, DASHES, GREEN, PAPER, RED, SOFT, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,6 +44,31 @@ def lane(axes: Axes, place: float, values: Sequence[float], colour: str, marker:
     heights = [place + apart.uniform(-0.2, 0.2) for _ in values]
     axes.scatter(values, heights, s=16, marker=marker, color=colour, alpha=0.75, linewidths=0.6,
                  zorder=3, **how)  # fmt: skip
+
+
+def lanes(axes: Axes, rows: Mapping[str, Sequence[tuple[str, Sequence[float], bool]]]) -> bool:
+    """A band a method, of its lanes (label, values, whether it is a control: those are hollow).
+
+    Returns whether there is any lane.
+    """
+    ticks: dict[float, str] = {}
+    at = 0.0
+    for row, those in rows.items():
+        look = of(row)
+        axes.text(0.0, at - 0.62, plain(row), weight="bold", fontsize=9.5, color=look.colour,
+                  transform=axes.get_yaxis_transform(), va="center")  # fmt: skip
+        for label, values, control in those:
+            if values:
+                hollow = {"facecolors": PAPER, "edgecolors": look.colour} if control else {}
+                lane(axes, at, values, look.colour, look.marker, **hollow)
+            ticks[at] = label
+            at += 1.0
+        at += 1.1
+    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=9)
+    axes.set_ylim(at - 1.4, -1.2)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    return bool(ticks)
 
 
 def beside(axes: Axes, columns: int = 1) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from care_core.files import read_json
 from carectl import runs
 from carectl.reports import intervals, words
-from carectl.reports.summary import ONE_SEED, Difference, Line, base_of
+from carectl.reports.summary import Difference, Line, base_of, difference
 
 if TYPE_CHECKING:
     from carectl.targets.context import Context
@@ -74,6 +74,11 @@ def places(context: Context) -> list[tuple[str, str]]:
     return list(dict.fromkeys((a.cell.row, a.cell.dataset) for a in context.answers))
 
 
+def at(found: Iterable[Measured], row: str, dataset: str) -> list[Measured]:
+    """The encoders of one cell."""
+    return [one for one in found if one.place == (row, dataset)]
+
+
 def finite(value: Any) -> float | None:
     """A finite number, or None."""
     good = isinstance(value, int | float) and math.isfinite(value)
@@ -109,20 +114,39 @@ def number(found: Iterable[Measured], key: str, label: str = "") -> Line | None:
     return line(found, label or key, lambda one: one.number(key))
 
 
-def difference(care: Line | None, base: Line | None) -> Difference | None:
-    """care − base, paired by pretraining seed; None where no seed has both."""
-    if care is None or base is None:
-        return None
-    other = dict(zip(base.seeds, base.values, strict=True))
-    pairs = {s: v - other[s] for s, v in zip(care.seeds, care.values, strict=True) if s in other}
-    if not pairs:
-        return None
-    gaps = list(pairs.values())
-    low, high = intervals.student(gaps) if len(gaps) > 1 else (None, None)
-    return Difference(
-        care.row, base.row, care.dataset, care.measure, tuple(pairs), statistics.fmean(gaps),
-        intervals.spread(gaps), low, high, intervals.STUDENT if low is not None else ONE_SEED,
-    )  # fmt: skip
+def each(one: Measured, key: str) -> list[float]:
+    """One finite number an augmentation, of the geometry."""
+    rows = one.detail.get("augmentations") or []
+    return [value for row in rows if (value := finite(row.get(key))) is not None]
+
+
+def over_augmentations(found: Iterable[Measured], key: str) -> Line | None:
+    """The standard deviation of a measure over augmentations, over seeds."""
+
+    def deviation(one: Measured) -> float | None:
+        values = each(one, key)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    return line(found, "sd over augmentations", deviation)
+
+
+def held_out_share(found: Iterable[Measured], label: str) -> Line | None:
+    """What the rotation of one half leaves on the other, as a share of what R = I leaves."""
+
+    def share(one: Measured) -> float | None:
+        held, still = one.number("wahba_held_out"), one.number("wahba_identity")
+        return held / still if held is not None and still else None
+
+    return line(found, label, share)
+
+
+def rotation_said(held: float, still: float, shuffled: float, things: str = "images") -> str:
+    """What a held-out Wahba error shows, beside doing nothing and a shuffled pairing."""
+    if held >= still:
+        return "no rotation does better there than doing nothing"
+    if held >= shuffled:
+        return f"it moves all {things} alike, which any pairing of them shows as well"
+    return f"one rotation takes {100 * (1 - held / still):.0f} % off what doing nothing leaves"
 
 
 def pairs(where: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
@@ -135,16 +159,21 @@ def pairs(where: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
     return found
 
 
+def gaps(
+    where: Sequence[tuple[str, str]], number_of: Callable[[str, str], Line | None]
+) -> list[Difference]:
+    """CARE − its base of a measure, told by row and dataset, wherever a seed has both."""
+    found = (
+        difference(number_of(care, dataset), number_of(base, dataset))
+        for care, base, dataset in pairs(where)
+    )
+    return [gap for gap in found if gap is not None]
+
+
 def sentence(gap: Difference, places: int = 3, where: str = "") -> str:
     """A difference in words that claim no more than it shows."""
-    start = f"{gap.row} − {gap.base}{where}, {gap.measure}: {words.signed(gap.mean, places)}"
-    if gap.low is None or gap.high is None:
-        return f"{start} (n = 1: one seed is not evidence)."
-    shown = "" if gap.shown else ": no difference shown"
-    return (
-        f"{start} (n = {len(gap.seeds)} paired seeds, 95% t interval "
-        f"{words.signed(gap.low, places)} to {words.signed(gap.high, places)}{shown})."
-    )
+    size = words.signed(gap.mean, places)
+    return f"{gap.row} − {gap.base}{where}, {gap.measure}: {size} {words.evidence(gap, places)}."
 
 
 def missing(context: Context) -> list[str]:
@@ -181,5 +210,4 @@ def seeds_said(found: Iterable[Measured]) -> str:
         return "Nothing is measured yet."
     if counts == [1]:
         return "n = 1 pretraining seed: the numbers are of one encoder a row, without a spread."
-    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
-    return f"Mean ± standard deviation over {n} pretraining seeds."
+    return f"Mean ± standard deviation over {words.seed_count(counts)} pretraining seeds."

@@ -60,7 +60,7 @@ class View(NamedTuple):
     def share(self, row: str) -> Line | None:
         """What the rotation of one half leaves on the other, as a share of what R = I leaves."""
         mine = [m for m in self.shape if m.row == row]
-        return measured.line(mine, "what a rotation leaves of R = I, held out", _ratio)
+        return measured.held_out_share(mine, "what a rotation leaves of R = I, held out")
 
 
 def plan(context: Context) -> Sequence[Answer]:
@@ -122,11 +122,6 @@ def _within(numbers: dict[str, Any], *keys: str) -> float | None:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return measured.finite(value)
-
-
-def _ratio(one: Measured) -> float | None:
-    held, still = one.number("wahba_held_out"), one.number("wahba_identity")
-    return held / still if held is not None and still else None
 
 
 def _errors(view: View) -> DataTable:
@@ -197,7 +192,7 @@ def _told(view: View) -> list[str]:
     for row, base in ((a, b) for b in view.rows for a in view.rows):
         if base == "SimCLR" and row != base:
             pair = (view.error(name, "projection") for name in (row, base))
-            if gap := measured.difference(*pair):
+            if gap := summary.difference(*pair):
                 gaps.append(measured.sentence(gap, 1, f" on {view.dataset}"))
     return [*_contrast(view), *rows, *gaps]
 
@@ -242,13 +237,10 @@ def _rotates(view: View, row: str) -> str:
     flat = [m for m in view.shape if m.row == row and m.number("collapsed")]
     if flat:
         so = "it has collapsed: all clouds lie in one place, of which no geometry says anything"
-    elif held >= still:
-        so = "no rotation does better there than doing nothing"
-    elif held >= shuffled:
-        so = "it moves all clouds alike, which any pairing of them shows as well"
     else:
-        so = f"one rotation takes {100 * (1 - held / still):.0f} % off what doing nothing leaves"
-        so += ", so that it is nearly invariant" if _invariant(view, row) else ""
+        so = measured.rotation_said(held, still, shuffled, "clouds")
+        if held < min(still, shuffled) and _invariant(view, row):
+            so += ", so that it is nearly invariant"
     return (
         f"{row} on {view.dataset}: fitted on half of the clouds the best rotation leaves "
         f"{held:.3f} per √n on the other half, R = I {still:.3f}, shuffled pairs {shuffled:.3f}: "
