@@ -78,6 +78,13 @@ class CloudFeed(Feed):
         )
 
 
+def feed_of(
+    spec: PretrainSpec, images: ImageSet | FileSet, world: World, device: torch.device
+) -> Feed:
+    """The feed of what a spec trains on: of images, or of clouds."""
+    return (CloudFeed if spec.data.clouds else Feed)(spec, images, world, device)
+
+
 def _matrix(quaternions: Tensor) -> Tensor:
     """(N, 4) unit quaternions (w, x, y, z) → (N, 3, 3)."""
     w, x, y, z = quaternions.unbind(1)

@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 
 from care_core import checkpoint, data, knn, methods, metrics, resuming
-from care_core.clouds import CloudFeed
+from care_core.clouds import feed_of
 from care_core.device import set_up
 from care_core.distributed import ALONE, World
 from care_core.errors import CareError, Interrupted, SpecError
-from care_core.feed import Feed
 from care_core.files import read_json, write_json
 from care_core.optim import learning_rate
 from care_core.spec import PretrainSpec
@@ -108,8 +107,7 @@ class _Run:
                 f"{spec.data.name}, which has {len(images)} images"
             )
         self.steps = spec.training.epochs * self.per_epoch
-        feed = CloudFeed if spec.data.clouds else Feed
-        self.feed = feed(spec, images, world, self.device)
+        self.feed = feed_of(spec, images, world, self.device)
         self.check = self._check_sets(data_dir)
         self.method = methods.build(spec, world).to(self.device)
         self.stepper = Stepper(spec, self.method, world, self.device)

@@ -76,6 +76,15 @@ def test_the_measured_step_is_the_one_that_trains(tmp_path: Any) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_a_step_of_point_clouds_is_measured_as_it_trains() -> None:
+    """Through the same feed as training; of a deepset's operations nothing is a convolution's."""
+    spec = tiny(data={"name": "chains"}, model={"backbone": "deepset", "width": 8, "hidden": 16})
+    found = measure([spec], 1, threads=1)[0]
+    assert found["passes"] == 4
+    assert found["flops_per_image"] > 0
+    assert found["step_over_floor"] == pytest.approx(found["step_s"] / found["floor_s"])
+
+
 def test_phases_are_parts_of_a_step_and_leave_the_method_as_it_was(tmp_path: Any) -> None:
     engine = Engine(tiny(), torch.device("cpu"), tmp_path)
     before = dict(vars(engine.stepper.method))

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from care_core import draws, methods
 from care_core.bench.turns import wait_for
+from care_core.clouds import feed_of
 from care_core.data.base import ImageSet
+from care_core.data.clouds import CloudSet
 from care_core.data.files import FileSet
 from care_core.distributed import ALONE, World
 from care_core.facts import DATASETS
-from care_core.feed import Feed
 from care_core.files import write_json
 from care_core.methods import Step
 from care_core.metrics import MetricsLog
@@ -41,7 +42,7 @@ class Engine:
         self, spec: PretrainSpec, device: torch.device, folder: Path, world: World = ALONE
     ) -> None:
         self.spec, self.device, self.folder = spec, device, folder
-        self.feed = Feed(spec, made_up(spec, folder), world, device)
+        self.feed = feed_of(spec, made_up(spec, folder), world, device)
         self.stepper = Stepper(spec, methods.build(spec, world).to(device), world, device)
         self.stream: Iterator[Step] = self.feed.steps(0, _ENDLESS)
         self.log = MetricsLog(folder, -1)
@@ -117,9 +118,16 @@ class Engine:
 
 
 def made_up(spec: PretrainSpec, folder: Path) -> ImageSet | FileSet:
-    """Images such as the spec's dataset has: in memory, or JPEG files of a camera's usual size."""
+    """Images such as the spec's dataset has: in memory, or JPEG files of a camera's usual size.
+
+    Of point clouds, clouds.
+    """
     size, batch = spec.image_size, spec.training.batch_size
     generator = draws.generator(0, "bench")
+    if spec.data.clouds:
+        count = 4 * batch
+        points = torch.randn(count, size, 3, generator=generator)
+        return CloudSet(points, torch.zeros(count, dtype=torch.int64), classes=1)
     if DATASETS[spec.data.name].files:
         with contextlib.suppress(FileExistsError):
             (folder / "images").mkdir()

@@ -22,8 +22,9 @@ class Floor:
     step can be. The weights are updated by gradients of the right size that lead nowhere.
     """
 
-    def __init__(self, spec: PretrainSpec, ready: Step, forward: Callable[[], Tensor],
-                 encoder: nn.Module) -> None:  # fmt: skip
+    def __init__(
+        self, spec: PretrainSpec, forward: Callable[[], Tensor], encoder: nn.Module
+    ) -> None:
         self.forward, self.encoder = forward, encoder
         self.optimizer = build_optimizer(spec.optimizer, encoder)
         with torch.no_grad():
@@ -47,12 +48,16 @@ def same_function(spec: PretrainSpec, ready: Step, device: torch.device) -> Floo
         projected = method.through(method.encoder.projector, features[extra:])
         return torch.cat([rows.flatten() for rows in (*features[:extra], *projected)])
 
-    return Floor(spec, ready, forward, method.encoder)
+    return Floor(spec, forward, method.encoder)
 
 
-def pooled(spec: PretrainSpec, ready: Step, device: torch.device) -> Floor:
-    """With torch's own batch norm over all views at once: another function, and the fastest."""
-    views = torch.cat(_views(methods.build(spec, ALONE), ready))
+def pooled(spec: PretrainSpec, method: Method, ready: Step, device: torch.device) -> Floor:
+    """With torch's own batch norm over all views at once: another function, and the fastest.
+
+    Args:
+        method: says which of the step's images pass through the encoder.
+    """
+    views = torch.cat(_views(method, ready))
     encoder = models.build(spec).to(device)
 
     def forward() -> Tensor:
@@ -60,7 +65,7 @@ def pooled(spec: PretrainSpec, ready: Step, device: torch.device) -> Floor:
             projected: Tensor = encoder.projector(encoder.backbone(views))
         return projected
 
-    return Floor(spec, ready, forward, encoder)
+    return Floor(spec, forward, encoder)
 
 
 def compiled(spec: PretrainSpec, ready: Step, device: torch.device) -> Floor:
@@ -71,5 +76,4 @@ def compiled(spec: PretrainSpec, ready: Step, device: torch.device) -> Floor:
 
 
 def _views(method: Method, ready: Step) -> list[Tensor]:
-    views = [*method.images(ready), *ready.pair]
-    return [view.contiguous(memory_format=torch.channels_last) for view in views]
+    return [*method.images(ready), *ready.pair]

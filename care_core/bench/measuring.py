@@ -85,7 +85,7 @@ class _Subject:
         ready = next(self.engine.feed.steps(0, 1))
         self.floors = {
             "floor": floor.same_function(spec, ready, device),
-            "pooled_floor": floor.pooled(spec, ready, device),
+            "pooled_floor": floor.pooled(spec, self.engine.stepper.method, ready, device),
         }
         if device.type == "cuda" or spec.launch.compile != "off":
             self._try("compiled_floor", lambda: floor.compiled(spec, ready, device))

@@ -49,7 +49,8 @@ def _of_network(model: Model, stem: str, size: int) -> tuple[float, float]:
     """Operations an image, forward, and forward and backward; counted without computing."""
     with torch.device("meta"):
         encoder = models.Encoder(model, stem, size).train()
-        images = torch.empty(2, 3, size, size)  # batch norm wants two
+        one = (size, 3) if model.backbone == "deepset" else (3, size, size)
+        images = torch.empty(2, *one)  # batch norm wants two
     counted = []
     for backward in (False, True):
         with FlopCounterMode(display=False) as counter:
