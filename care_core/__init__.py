@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from care_core.probing import probe
+    from care_core.measures.probing import probe
     from care_core.train import pretrain
 
 __all__ = ["pretrain", "probe"]
@@ -21,7 +21,7 @@ def __getattr__(name: str) -> Any:
 
         return pretrain
     if name == "probe":
-        from care_core.probing import probe
+        from care_core.measures.probing import probe
 
         return probe
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

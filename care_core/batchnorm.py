@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from care_core.distributed import World
 from care_core.precision import widened
-from care_core.sections import BatchNorm
+from care_core.spec.sections import BatchNorm
 
 
 def through(

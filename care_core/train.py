@@ -19,8 +19,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from care_core import checkpoint, data, knn, methods, metrics, resuming
-from care_core.clouds import feed_of
+from care_core import checkpoint, data, methods, metrics, resuming
+
+from care_core.measures import knn
+from care_core.views.clouds import feed_of
 from care_core.device import set_up
 from care_core.distributed import ALONE, World
 from care_core.errors import CareError, Interrupted, SpecError

@@ -117,7 +117,7 @@ def evaluate(
 
     Example: carectl eval digits-care-simclr --probe linear --probe knn
     """
-    from care_core.cloud_spec import measurable, unmeasurable
+    from care_core.spec.clouds import measurable, unmeasurable
     from care_core.spec import probe_kinds
     from carectl import specs
     from carectl.console.output import Output

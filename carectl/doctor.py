@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from care_core import data
 from care_core.data.layout import remedy
-from care_core.facts import DATASETS, OWN
+from care_core.spec.facts import DATASETS, OWN
 from carectl import tracking
 from carectl.backends import slots
 

@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from care_core.errors import CareError
-from care_core.facts import DATASETS
+from care_core.spec.facts import DATASETS
 from care_core.files import read_json, write_json
 from care_core.spec import PretrainSpec
 from carectl import runs

@@ -28,7 +28,7 @@ def export(
     _, source = source_of(runs_dir, text, epoch)
     if isinstance(source, Path) and epoch is not None:
         raise CommandError(f"--epoch {epoch}: {source} is one checkpoint; leave the option out")
-    from care_core.export import export as write
+    from care_core.interchange.export import export as write
 
     if isinstance(source, Run):
         path, name, origin = _of_run(source, epoch)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from care_core.facts import DATASETS, OWN
+from care_core.spec.facts import DATASETS, OWN
 from carectl.console.output import Output
 from carectl.errors import CommandError
 
 if TYPE_CHECKING:
-    from care_core.official import Official
+    from care_core.interchange.official import Official
     from care_core.spec import PretrainSpec
 
 #: The official protocol of the probe, which has leaks, as overrides of `carectl eval`.
@@ -37,8 +37,8 @@ def bring(file: Path, dataset: str | None, target: Path | None, output: Output) 
     if target.suffix != ".pt":
         raise CommandError(f"--output {target}: must end in .pt, which `carectl eval` looks for")
     _known(dataset)
-    from care_core import official
-    from care_core.official_spec import spec_of, state_of
+    from care_core.interchange import official
+    from care_core.interchange.official_spec import spec_of, state_of
 
     found = official.read(file)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "checkpoint"

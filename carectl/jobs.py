@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from care_core.errors import CareError, CheckpointError, Interrupted, StorageError
 from care_core.files import read_json, write_json
-from care_core.launch import Launch
+from care_core.spec.launch import Launch
 from care_core.spec import PretrainSpec, ProbeSpec
 from carectl import processes, provenance, publishing
 from carectl.backends import slots

@@ -9,7 +9,7 @@ from torchvision.io import write_png
 
 from care_core import data
 from care_core.data.base import ImageSet
-from care_core.sections import Data
+from care_core.spec.sections import Data
 
 
 def digits(split: data.Split, count: int) -> ImageSet:

@@ -12,7 +12,9 @@ from scipy.stats import chisquare, ks_2samp
 from torch import Tensor
 from torchvision.transforms import v2
 
-from care_core import augment, jitter, resample
+from care_core import augment
+
+from care_core.views import jitter, resample
 from care_core.augment import Params
 from care_core.spec import Augment
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from care_core import batchnorm
 from care_core.distributed import ALONE, World
-from care_core.sections import BatchNorm
+from care_core.spec.sections import BatchNorm
 
 ROWS = 12
 

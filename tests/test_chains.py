@@ -13,8 +13,8 @@ from care_core import data
 from care_core.data import chains, clouds
 from care_core.data.chains import ANGLES, CLASSES, LENGTHS, RESIDUES, Chains
 from care_core.data.clouds import CloudSet, Floats
-from care_core.facts import DATASETS
-from care_core.sections import Data
+from care_core.spec.facts import DATASETS
+from care_core.spec.sections import Data
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from conftest import tiny
 from torch import Tensor
 
 from care_core import data
-from care_core.clouds import CloudFeed, about, rotate, rotations
+from care_core.views.clouds import CloudFeed, about, rotate, rotations
 from care_core.data.clouds import CloudSet
 from care_core.deepset import DeepSet
 from care_core.distributed import ALONE, World

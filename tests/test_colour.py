@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import Project, tiny
 
-from care_core import acting, colour, hue
+from care_core.measures import acting, colour, hue
 from care_core.files import read_json
 from care_core.models import Encoder
 

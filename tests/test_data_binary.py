@@ -18,7 +18,7 @@ from torchvision import datasets
 from care_core import data
 from care_core.data.layout import FILES
 from care_core.errors import DataError
-from care_core.sections import Data
+from care_core.spec.sections import Data
 
 NAMES = ("cifar10", "cifar100", "stl10")
 READERS = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "stl10": datasets.STL10}

@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
 from care_core import data
-from care_core.facts import DATASETS
-from care_core.sections import Data
+from care_core.spec.facts import DATASETS
+from care_core.spec.sections import Data
 
 
 def of(name: str) -> Data:

@@ -19,7 +19,7 @@ from care_core.data import scan
 from care_core.data.decode import centred, decode
 from care_core.data.files import FileSet
 from care_core.errors import DataError
-from care_core.sections import Data
+from care_core.spec.sections import Data
 
 
 def folder(root: Path, **fields: Any) -> Data:
@@ -182,7 +182,7 @@ def test_of_processes_that_ask_at_once_one_tries_the_files(pets: Path, tmp_path:
     spoil(pets)
     script = (
         "import sys; from pathlib import Path; from care_core import data\n"
-        "from care_core.sections import Data\n"
+        "from care_core.spec.sections import Data\n"
         "spec = Data(name='folder', path=sys.argv[1], unreadable='skip')\n"
         "print(data.load(spec, 'train', Path(sys.argv[2]), say=print).skipped)"
     )

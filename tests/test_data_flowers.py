@@ -15,7 +15,7 @@ from care_core import data
 from care_core.data import flowers
 from care_core.data.files import FileSet
 from care_core.errors import DataError
-from care_core.sections import Data
+from care_core.spec.sections import Data
 
 SPEC = Data(name="flowers102", image_size=32)
 LABELS = [77, 1, 102, 5, 5, 9, 3]

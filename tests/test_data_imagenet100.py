@@ -19,8 +19,8 @@ from care_core.data import imagenet100
 from care_core.data.files import FileSet
 from care_core.data.imagenet100 import WNIDS
 from care_core.errors import DataError
-from care_core.facts import DATASETS
-from care_core.sections import Data
+from care_core.spec.facts import DATASETS
+from care_core.spec.sections import Data
 
 SPEC = Data(name="imagenet100", image_size=32)
 

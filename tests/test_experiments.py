@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from care_core.facts import DATASETS
+from care_core.spec.facts import DATASETS
 from care_core.spec import PretrainSpec
 from carectl import specs
 from carectl.errors import CommandError

@@ -14,11 +14,13 @@ from conftest import tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from care_core import knn, models
-from care_core.augmented import Augmented
+from care_core import models
+
+from care_core.measures import knn
+from care_core.measures.augmented import Augmented
 from care_core.data.base import ImageSet
-from care_core.features import Features, extract, pass_size
-from care_core.linear import Stored, classify
+from care_core.measures.features import Features, extract, pass_size
+from care_core.measures.linear import Stored, classify
 from care_core.models import Encoder
 from care_core.spec import LinearProbe, Optimizer, ProbeSpec
 

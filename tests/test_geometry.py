@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from care_core import geometry, models
-from care_core.features import extract
+from care_core.measures.features import extract
 
 SMALL = {"backbone": "small", "width": 4, "hidden": 16}
 

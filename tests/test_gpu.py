@@ -14,7 +14,7 @@ from care_core import data, methods, pretrain
 from care_core.device import set_up
 from care_core.distributed import ALONE
 from care_core.errors import CareError
-from care_core.feed import Feed
+from care_core.views.feed import Feed
 from care_core.spec import PretrainSpec
 from care_core.stepping import Stepper
 

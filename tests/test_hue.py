@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from care_core import hue
+from care_core.measures import hue
 
 
 def noise(rows: int, columns: int, seed: int) -> Tensor:

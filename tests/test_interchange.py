@@ -20,11 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet
 
-from care_core import checkpoint, data, knn, models, official
+from care_core import checkpoint, data, models
+
+from care_core.interchange import official
+
+from care_core.measures import knn
 from care_core.errors import CheckpointError
-from care_core.export import export, loading
-from care_core.facts import DATASETS
-from care_core.official_spec import spec_of, state_of
+from care_core.interchange.export import export, loading
+from care_core.spec.facts import DATASETS
+from care_core.interchange.official_spec import spec_of, state_of
 from care_core.spec import Data, PretrainSpec
 
 FLAGS = {

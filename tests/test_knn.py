@@ -11,7 +11,9 @@ import torch
 from conftest import tiny
 from torch import Tensor
 
-from care_core import data, knn, models
+from care_core import data, models
+
+from care_core.measures import knn
 from care_core.data.base import ImageSet
 
 

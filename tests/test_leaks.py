@@ -11,10 +11,12 @@ from conftest import tiny
 from ranks import After, Launch, assert_as_uninterrupted, left, newest, rows, run
 from torch import Tensor
 
-from care_core import checkpoint, data, knn, pretrain
+from care_core import checkpoint, data, pretrain
+
+from care_core.measures import knn
 from care_core.errors import Interrupted
 from care_core.files import read_json
-from care_core.probing import load_encoder
+from care_core.measures.probing import load_encoder
 from care_core.spec import PretrainSpec
 
 

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from care_core import linear, models
-from care_core.features import Features
-from care_core.linear import Stored, classify
+from care_core import models
+
+from care_core.measures import linear
+from care_core.measures.features import Features
+from care_core.measures.linear import Stored, classify
 from care_core.spec import LinearProbe, Optimizer, Schedule
 
 

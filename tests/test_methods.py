@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from care_core.methods.equimod import EquiMod
 from care_core.optim import build_optimizer
-from care_core.sections import Optimizer
-from care_core.transform import NUMBERS
+from care_core.spec.sections import Optimizer
+from care_core.views.transform import NUMBERS
 
 
 def test_simclr_is_lightlys() -> None:

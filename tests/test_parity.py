@@ -19,9 +19,9 @@ from care_core import methods
 from care_core.distributed import World
 from care_core.methods import Step
 from care_core.optim import build_optimizer
-from care_core.sections import Optimizer
+from care_core.spec.sections import Optimizer
 from care_core.spec import PretrainSpec
-from care_core.transform import NUMBERS
+from care_core.views.transform import NUMBERS
 
 BATCH, SIDE, STEPS = 24, 8, 3
 CARE = {"weight": 0.3, "splits": 6}

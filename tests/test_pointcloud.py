@@ -18,10 +18,12 @@ from safetensors.torch import load_file
 from test_clouds import cloudy, drawn
 from torch import Tensor
 
-from care_core import axes, checkpoint, data, models, pretrain, probe
-from care_core.clouds import rotate
+from care_core import checkpoint, data, models, pretrain, probe
+
+from care_core.measures import axes
+from care_core.views.clouds import rotate
 from care_core.errors import Interrupted
-from care_core.export import export
+from care_core.interchange.export import export
 from care_core.files import read_json
 from care_core.spec import PretrainSpec, ProbeSpec
 

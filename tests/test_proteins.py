@@ -18,7 +18,7 @@ from care_core.data.clouds import CloudSet, standard
 from care_core.data.decode import UndecodableError
 from care_core.errors import DataError
 from care_core.files import write_json
-from care_core.sections import Data
+from care_core.spec.sections import Data
 
 LINE = np.arange(20)[:, None] * np.array([[2.0, 2.5, 2.0]])
 

@@ -20,9 +20,11 @@ from ranks import (
     training,
 )
 
-from care_core import checkpoint, data, knn
+from care_core import checkpoint, data
+
+from care_core.measures import knn
 from care_core.files import read_json
-from care_core.probing import load_encoder
+from care_core.measures.probing import load_encoder
 
 #: An epoch of as many steps for three ranks.
 THREE: dict[str, Any] = {

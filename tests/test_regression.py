@@ -11,7 +11,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
-from care_core import regression
+from care_core.measures import regression
 
 
 def noise(rows: int, columns: int, seed: int) -> Tensor:

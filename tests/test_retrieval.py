@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from care_core import hue, knn, retrieval
-from care_core.retrieval import Neighbours
+from care_core.measures import hue, knn, retrieval
+from care_core.measures.retrieval import Neighbours
 
 
 def embeddings(count: int = 300, dim: int = 5, seed: int = 0) -> torch.Tensor:

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from care_core import acting, augment, draws, shape
+from care_core import augment, draws
+
+from care_core.measures import acting, shape
 from care_core.files import read_json
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from care_core.data.clouds import CloudSet, Floats, along, as_set, standard
-from care_core.facts import DATASETS
+from care_core.spec.facts import DATASETS
 
 LENGTHS = {"N-CA": 1.458, "CA-C": 1.525, "C-N": 1.329}  # Å
 ANGLES = {"N-CA-C": 111.2, "CA-C-N": 116.2, "C-N-CA": 121.7}  # degrees

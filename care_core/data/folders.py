@@ -9,7 +9,7 @@ from care_core.data import imagenet100
 from care_core.data.layout import Split
 from care_core.data.listing import ENDINGS, Listing, class_folders, image_files, of_classes
 from care_core.errors import DataError
-from care_core.sections import Data
+from care_core.spec.sections import Data
 
 
 def place(spec: Data, data_dir: Path) -> Path:

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
-from care_core.facts import OWN
+from care_core.spec.facts import OWN
 
 Split = Literal["pretrain", "train", "test"]
 

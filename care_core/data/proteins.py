@@ -29,7 +29,7 @@ from care_core.data.listing import Listing, signature
 from care_core.data.structures import listing, splits
 from care_core.errors import DataError, StorageError
 from care_core.files import write_bytes
-from care_core.sections import Data
+from care_core.spec.sections import Data
 
 #: Raised when what is read of a file changes.
 VERSION = 1

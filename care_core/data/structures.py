@@ -9,7 +9,7 @@ from pathlib import Path
 from care_core.data.layout import Split
 from care_core.data.listing import Listing
 from care_core.errors import DataError
-from care_core.sections import Data
+from care_core.spec.sections import Data
 
 ENDINGS = tuple(f".{kind}{packed}" for kind in ("pdb", "ent", "cif", "mmcif")
                 for packed in ("", ".gz"))  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 from care_core.data.base import ImageSet, resized
 from care_core.data.layout import FILES, md5
 from care_core.errors import DataError
-from care_core.facts import DATASETS
+from care_core.spec.facts import DATASETS
 
 
 def files(name: str, data_dir: Path) -> list[Path]:

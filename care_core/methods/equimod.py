@@ -10,13 +10,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from care_core import losses, models, objectives
+from care_core import losses, models
+
+from care_core.spec import objectives
 from care_core.distributed import World
 from care_core.methods.base import Method, Outcome, Step
 from care_core.methods.byol import BYOL
 from care_core.methods.simclr import SimCLR
 from care_core.spec import PretrainSpec
-from care_core.transform import NUMBERS
+from care_core.views.transform import NUMBERS
 
 
 class EquiMod(Method):

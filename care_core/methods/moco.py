@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from care_core import draws, losses, models, objectives
+from care_core import draws, losses, models
+
+from care_core.spec import objectives
 from care_core.distributed import World
 from care_core.methods.base import Method, Outcome, Step, follow
 from care_core.spec import PretrainSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from care_core.launch import Launch
+from care_core.spec.launch import Launch
 from carectl.runs import Run
 
 

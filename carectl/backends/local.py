@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from care_core.files import read_json
-from care_core.launch import Launch
+from care_core.spec.launch import Launch
 from carectl import processes
 from carectl.backends import slots, tickets
 from carectl.backends.base import Job

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from care_core.files import read_json, write_json
-from care_core.launch import Launch
+from care_core.spec.launch import Launch
 from carectl.backends import squeue
 from carectl.backends.base import Job
 from carectl.errors import ENVIRONMENT, CommandError

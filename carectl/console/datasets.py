@@ -10,8 +10,8 @@ from rich.table import Table
 from care_core import data
 from care_core.data.layout import remedy
 from care_core.errors import DataError
-from care_core.facts import DATASETS, OWN
-from care_core.sections import Data
+from care_core.spec.facts import DATASETS, OWN
+from care_core.spec.sections import Data
 from carectl.console.output import Output
 from carectl.errors import CommandError
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from care_core import fidelity
+from care_core.spec import fidelity
 from care_core.spec import PretrainSpec
 from carectl.runs import Run
 

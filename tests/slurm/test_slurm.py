@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 import care_core
 from care_core.files import read_json
-from care_core.launch import Launch
+from care_core.spec.launch import Launch
 from carectl import runs
 from carectl.backends import squeue
 from carectl.backends.base import Job

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from care_core.facts import DATASETS
+from care_core.spec.facts import DATASETS
 
 PRESETS = ("paper", "official")
 

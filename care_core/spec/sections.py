@@ -1,7 +1,7 @@
 """The sections of a spec: each setting once, with its unit and range. Torch-free.
 
-What is optimised has its sections in `care_core.objectives`. What settings mean together is judged
-in `care_core.spec`; which of them the fidelity presets choose is said in `care_core.fidelity`.
+What is optimised has its sections in `care_core.spec.objectives`. What settings mean together is judged
+in `care_core.spec`; which of them the fidelity presets choose is said in `care_core.spec.fidelity`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from care_core.facts import DATASETS, OWN, DatasetName
+from care_core.spec.facts import DATASETS, OWN, DatasetName
 
 #: Channels of the small backbone's first stage, unless a spec says otherwise.
 SMALL_WIDTH = 24

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from care_core import acting, draws
-from care_core.clouds import about, rotate, rotations
-from care_core.features import Features
+from care_core import draws
+
+from care_core.measures import acting
+from care_core.views.clouds import about, rotate, rotations
+from care_core.measures.features import Features
 from care_core.files import write_json
 from care_core.models import Encoder
-from care_core.regression import ridge_guess
+from care_core.measures.regression import ridge_guess
 from care_core.spec import ProbeSpec
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from care_core import models
 from care_core.errors import CheckpointError
-from care_core.sections import Model
+from care_core.spec.sections import Model
 
 Kind = Literal["cifar", "imagenet"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from care_core.facts import DATASETS
-from care_core.objectives import EquiMod
-from care_core.sections import Augment, Data
+from care_core.spec.facts import DATASETS
+from care_core.spec.objectives import EquiMod
+from care_core.spec.sections import Augment, Data
 
 if TYPE_CHECKING:
     from care_core.spec import PretrainSpec

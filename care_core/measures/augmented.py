@@ -19,7 +19,7 @@ from care_core.augment import Params
 from care_core.data import workers
 from care_core.data.base import ImageSet
 from care_core.data.files import FileSet, crop
-from care_core.features import Features, encode, frozen, plain
+from care_core.measures.features import Features, encode, frozen, plain
 from care_core.models import Encoder
 from care_core.spec import Augment, ProbeSpec
 

@@ -1,7 +1,7 @@
 """The linear probe: a linear classifier learns from frozen features, and is read on other images.
 
 Where the features come from is a `Source`: computed once (`Stored`), or of images that are
-augmented anew each epoch (`care_core.augmented`). Both layers learn from the same pass, each with
+augmented anew each epoch (`care_core.measures.augmented`). Both layers learn from the same pass, each with
 a classifier of its own.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from care_core import draws
-from care_core.features import Features
+from care_core.measures.features import Features
 from care_core.models import seeded
 from care_core.optim import build_optimizer, learning_rate
 from care_core.spec import LinearProbe

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from care_core import draws
-from care_core.features import extract
+from care_core.measures.features import extract
 from care_core.models import Encoder
 from care_core.spec import PretrainSpec
 

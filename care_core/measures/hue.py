@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from care_core.regression import ridge_guess
+from care_core.measures.regression import ridge_guess
 
 #: Images that are looked at together.
 _PART = 64

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from care_core import augment
 from care_core.models import Encoder, unit
 from care_core.precision import autocast
-from care_core.sections import Channels
+from care_core.spec.sections import Channels
 
 if TYPE_CHECKING:
     from care_core.data import Images

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from care_core.official import Official
+from care_core.interchange.official import Official
 from care_core.spec import PretrainSpec
 
 

@@ -16,7 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from care_core import acting, augment, clouds, draws, geometry, losses, paths
+from care_core import augment, draws, geometry, losses
+
+from care_core.measures import acting, paths
+
+from care_core.views import clouds
 from care_core.files import write_json
 from care_core.models import Encoder
 from care_core.spec import ProbeSpec

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from care_core.sections import NonNegative, Positive, Probability, Section
+from care_core.spec.sections import NonNegative, Positive, Probability, Section
 
 
 class SimCLR(Section):

@@ -22,7 +22,7 @@ from care_core import checkpoint, models
 from care_core.errors import CareError, CheckpointError
 from care_core.files import write_bytes, write_json
 from care_core.models import Encoder
-from care_core.sections import DEEPSET_WIDTH, SMALL_WIDTH
+from care_core.spec.sections import DEEPSET_WIDTH, SMALL_WIDTH
 from care_core.spec import PretrainSpec
 
 FORMAT = 1
@@ -101,7 +101,7 @@ def loading(spec: PretrainSpec, file: str) -> dict[str, str]:
         width = spec.model.width or (SMALL_WIDTH if name == "small" else DEEPSET_WIDTH)
         return {
             "care_core": f"{imports}\nfrom care_core.models import backbone\n"
-            "from care_core.sections import Model\n"
+            "from care_core.spec.sections import Model\n"
             f'model, _ = backbone(Model(backbone="{name}", width={width}))\n{load}'
         }
     if name.startswith("timm/"):

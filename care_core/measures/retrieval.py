@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from care_core import hue, knn
+from care_core.measures import hue, knn
 
 
 def nearest(queries: Tensor, bank: Tensor, k: int) -> Tensor:

@@ -12,10 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from care_core import acting, augment, draws, hue, regression
+from care_core import augment, draws
+
+from care_core.measures import acting, hue, regression
 from care_core.augment import Params
-from care_core.features import Features
-from care_core.jitter import HUE
+from care_core.measures.features import Features
+from care_core.views.jitter import HUE
 from care_core.models import Encoder
 from care_core.spec import Augment, ProbeSpec
 

@@ -1,0 +1,1 @@
+"""Encoders from elsewhere, and encoders for elsewhere: files that others write and read."""
