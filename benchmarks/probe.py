@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from care_core.measures import knn
 from care_core.data.base import ImageSet
 from care_core.device import set_up
+from care_core.measures import knn
 from care_core.measures.features import Features, extract
 from care_core.measures.linear import Stored, classify
 from care_core.models import Encoder

@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 
 from care_core import augment, data, draws, geometry, losses, models, pretrain
-
-from care_core.measures import hue, probing
 from care_core.data.base import ImageSet
+from care_core.measures import hue, probing
 from care_core.measures.features import encode, extract, frozen, plain
 from care_core.measures.linear import Stored, classify
 from care_core.models import Encoder

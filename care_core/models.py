@@ -16,8 +16,8 @@ from care_core.arrangement import arrange
 from care_core.deepset import DeepSet
 from care_core.errors import SpecError
 from care_core.precision import widened
-from care_core.spec.sections import DEEPSET_WIDTH, SMALL_WIDTH, Model
 from care_core.spec import PretrainSpec
+from care_core.spec.sections import DEEPSET_WIDTH, SMALL_WIDTH, Model
 
 
 def backbone(spec: Model, stem: str = "cifar", size: int = 224) -> tuple[nn.Module, int]:

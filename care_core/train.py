@@ -20,16 +20,15 @@ import torch
 from torch import Tensor
 
 from care_core import checkpoint, data, methods, metrics, resuming
-
-from care_core.measures import knn
-from care_core.views.clouds import feed_of
 from care_core.device import set_up
 from care_core.distributed import ALONE, World
 from care_core.errors import CareError, Interrupted, SpecError
 from care_core.files import read_json, write_json
+from care_core.measures import knn
 from care_core.optim import learning_rate
 from care_core.spec import PretrainSpec
 from care_core.stepping import Stepper
+from care_core.views.clouds import feed_of
 
 
 class Tracker(Protocol):

@@ -117,8 +117,8 @@ def evaluate(
 
     Example: carectl eval digits-care-simclr --probe linear --probe knn
     """
-    from care_core.spec.clouds import measurable, unmeasurable
     from care_core.spec import probe_kinds
+    from care_core.spec.clouds import measurable, unmeasurable
     from carectl import specs
     from carectl.console.output import Output
     from carectl.errors import CommandError

@@ -16,9 +16,9 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from care_core.errors import CareError
-from care_core.spec.facts import DATASETS
 from care_core.files import read_json, write_json
 from care_core.spec import PretrainSpec
+from care_core.spec.facts import DATASETS
 from carectl import runs
 from carectl.identity import SHOWN
 from carectl.plan import Planned

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 from care_core.errors import CareError, CheckpointError, Interrupted, StorageError
 from care_core.files import read_json, write_json
-from care_core.spec.launch import Launch
 from care_core.spec import PretrainSpec, ProbeSpec
+from care_core.spec.launch import Launch
 from carectl import processes, provenance, publishing
 from carectl.backends import slots
 from carectl.runs import Run, leave_note

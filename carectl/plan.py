@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from care_core import data
 from care_core.errors import CheckpointError
-from care_core.spec.launch import Launch
 from care_core.spec import USUAL_KINDS, Data, PretrainSpec, ProbeSpec, probe_kinds
+from care_core.spec.launch import Launch
 from carectl import identity, reuse, runs
 from carectl.errors import CommandError
 from carectl.identity import Identity

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from care_core.spec.fidelity import Chosen, word
 from care_core.spec import PretrainSpec
+from care_core.spec.fidelity import Chosen, word
 from carectl import complaints, yamlpos
 from carectl.yamlpos import Document, Loc, dotted, problem
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from care_core.spec.sections import Checkpoint
 from care_core.spec import PretrainSpec, ProbeSpec, probe_kinds
+from care_core.spec.sections import Checkpoint
 
 
 def answers(

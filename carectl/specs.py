@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from care_core.spec import fidelity
-from care_core.spec import PretrainSpec
+from care_core.spec import PretrainSpec, fidelity
 from carectl import complaints, presets, yamlpos
 from carectl.errors import CommandError
 from carectl.presets import Resolved

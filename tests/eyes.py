@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from care_core.measures import hue
 from care_core.models import Encoder
-from care_core.spec.sections import Data
 from care_core.spec import ProbeSpec
+from care_core.spec.sections import Data
 
 #: Shifts of the hue by up to half a turn and nothing else: each turns `Circle` as a whole.
 HUE = {

@@ -11,10 +11,10 @@ from torch import Tensor
 from care_core.data.base import ImageSet
 from care_core.data.files import FileSet
 from care_core.distributed import ALONE, World
-from care_core.spec.facts import DATASETS
-from care_core.views.feed import Feed
 from care_core.methods import Step
 from care_core.spec import PretrainSpec
+from care_core.spec.facts import DATASETS
+from care_core.views.feed import Feed
 
 #: Every pixel stays as it is.
 PLAIN: dict[str, Any] = {

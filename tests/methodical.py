@@ -13,8 +13,8 @@ from care_core.distributed import ALONE
 from care_core.methods import Method, Step
 from care_core.models import Encoder
 from care_core.optim import build_optimizer
-from care_core.spec.sections import Optimizer
 from care_core.spec import PretrainSpec
+from care_core.spec.sections import Optimizer
 from care_core.views.transform import NUMBERS
 
 BATCH = 16

@@ -16,9 +16,8 @@ import pytest
 import torch
 
 from care_core import data, models, pretrain
-
-from care_core.measures import probing
 from care_core.data.base import ImageSet
+from care_core.measures import probing
 from care_core.measures.features import Features, extract
 from care_core.measures.linear import Stored, classify
 from care_core.models import Encoder

@@ -13,9 +13,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from care_core import augment
-
-from care_core.views import jitter, resample
-from care_core.augment import Params
+from care_core.augment import Params, jitter, resample
 from care_core.spec import Augment
 
 MEAN, STD = (0.49, 0.48, 0.44), (0.25, 0.24, 0.26)

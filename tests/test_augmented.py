@@ -13,10 +13,9 @@ from conftest import tiny
 from torch import Tensor, nn
 
 from care_core import data, draws, models
-
+from care_core.data.base import ImageSet
 from care_core.measures import augmented
 from care_core.measures.augmented import Augmented
-from care_core.data.base import ImageSet
 from care_core.measures.features import Features, extract
 from care_core.measures.linear import Stored, classify
 from care_core.models import Encoder

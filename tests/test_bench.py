@@ -14,8 +14,8 @@ from care_core.bench import flops_per_image, measure
 from care_core.bench.engine import PHASES, Engine
 from care_core.bench.work import matrix_peak, passes
 from care_core.distributed import ALONE
-from care_core.views.feed import Feed
 from care_core.spec import PretrainSpec
+from care_core.views.feed import Feed
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from conftest import tiny
 from torch import Tensor
 
 from care_core import data
-from care_core.views.clouds import CloudFeed, about, rotate, rotations
 from care_core.data.clouds import CloudSet
 from care_core.deepset import DeepSet
 from care_core.distributed import ALONE, World
 from care_core.methods import Step
 from care_core.spec import PretrainSpec
+from care_core.views.clouds import CloudFeed, about, rotate, rotations
 
 CLOUDS: dict[str, Any] = {
     "name": "tiny/clouds",

@@ -12,8 +12,8 @@ import pytest
 import torch
 from conftest import Project, tiny
 
-from care_core.measures import acting, colour, hue
 from care_core.files import read_json
+from care_core.measures import acting, colour, hue
 from care_core.models import Encoder
 
 LAYERS = ("backbone", "projection")

@@ -11,9 +11,8 @@ import pytest
 from conftest import tiny
 
 from care_core import models
-
-from care_core.measures import composing
 from care_core.files import read_json
+from care_core.measures import composing
 from care_core.models import Encoder
 
 

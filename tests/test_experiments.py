@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from care_core.spec.facts import DATASETS
 from care_core.spec import PretrainSpec
+from care_core.spec.facts import DATASETS
 from carectl import specs
 from carectl.errors import CommandError
 from carectl.grid import Grid, Reference

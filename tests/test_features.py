@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from care_core import models
-
+from care_core.data.base import ImageSet
 from care_core.measures import knn
 from care_core.measures.augmented import Augmented
-from care_core.data.base import ImageSet
 from care_core.measures.features import Features, extract, pass_size
 from care_core.measures.linear import Stored, classify
 from care_core.models import Encoder

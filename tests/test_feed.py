@@ -20,12 +20,11 @@ from feeding import (
 from torch import Tensor
 
 from care_core import draws, methods
-
-from care_core.views import transform
 from care_core.distributed import World
-from care_core.spec.facts import DATASETS
 from care_core.methods import Step
 from care_core.spec import PretrainSpec
+from care_core.spec.facts import DATASETS
+from care_core.views import transform
 
 
 def test_simclr_takes_two_views_and_nothing_else() -> None:

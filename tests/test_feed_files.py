@@ -18,16 +18,15 @@ from torchvision.io import write_png
 from torchvision.transforms import v2
 
 from care_core import augment, data, pretrain
-
-from care_core.views import meter
 from care_core.data import decode
 from care_core.data.files import FileSet
 from care_core.distributed import ALONE, World
 from care_core.errors import DataError, Interrupted
-from care_core.spec.facts import DATASETS
-from care_core.views.feed import Feed, Planner
 from care_core.files import read_json
 from care_core.spec import PretrainSpec
+from care_core.spec.facts import DATASETS
+from care_core.views import meter
+from care_core.views.feed import Feed, Planner
 
 SIZE, BATCH = 16, 16
 #: Height and width of files, none of them square, or of any other's shape.

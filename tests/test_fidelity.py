@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from care_core.spec import fidelity
+from care_core.spec import PretrainSpec, fidelity
 from care_core.spec.fidelity import CHOICES, Choice, Setting
-from care_core.spec import PretrainSpec
 from carectl import specs
 from carectl.specs import SpecFileError
 

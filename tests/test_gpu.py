@@ -14,9 +14,9 @@ from care_core import data, methods, pretrain
 from care_core.device import set_up
 from care_core.distributed import ALONE
 from care_core.errors import CareError
-from care_core.views.feed import Feed
 from care_core.spec import PretrainSpec
 from care_core.stepping import Stepper
+from care_core.views.feed import Feed
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 

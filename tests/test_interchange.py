@@ -21,15 +21,13 @@ from torch.nn import functional as F
 from torchvision.models import resnet
 
 from care_core import checkpoint, data, models
-
-from care_core.interchange import official
-
-from care_core.measures import knn
 from care_core.errors import CheckpointError
+from care_core.interchange import official
 from care_core.interchange.export import export, loading
-from care_core.spec.facts import DATASETS
 from care_core.interchange.official_spec import spec_of, state_of
+from care_core.measures import knn
 from care_core.spec import Data, PretrainSpec
+from care_core.spec.facts import DATASETS
 
 FLAGS = {
     "dataset_name": "cifar10", "model": "resnet18", "temperature": 0.2, "epochs": 300,

@@ -12,9 +12,8 @@ from conftest import tiny
 from torch import Tensor
 
 from care_core import data, models
-
-from care_core.measures import knn
 from care_core.data.base import ImageSet
+from care_core.measures import knn
 
 
 def literal(

@@ -12,10 +12,9 @@ from ranks import After, Launch, assert_as_uninterrupted, left, newest, rows, ru
 from torch import Tensor
 
 from care_core import checkpoint, data, pretrain
-
-from care_core.measures import knn
 from care_core.errors import Interrupted
 from care_core.files import read_json
+from care_core.measures import knn
 from care_core.measures.probing import load_encoder
 from care_core.spec import PretrainSpec
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from care_core import models
-
 from care_core.measures import linear
 from care_core.measures.features import Features
 from care_core.measures.linear import Stored, classify

@@ -19,8 +19,8 @@ from care_core import methods
 from care_core.distributed import World
 from care_core.methods import Step
 from care_core.optim import build_optimizer
-from care_core.spec.sections import Optimizer
 from care_core.spec import PretrainSpec
+from care_core.spec.sections import Optimizer
 from care_core.views.transform import NUMBERS
 
 BATCH, SIDE, STEPS = 24, 8, 3

@@ -19,13 +19,12 @@ from test_clouds import cloudy, drawn
 from torch import Tensor
 
 from care_core import checkpoint, data, models, pretrain, probe
-
-from care_core.measures import axes
-from care_core.views.clouds import rotate
 from care_core.errors import Interrupted
-from care_core.interchange.export import export
 from care_core.files import read_json
+from care_core.interchange.export import export
+from care_core.measures import axes
 from care_core.spec import PretrainSpec, ProbeSpec
+from care_core.views.clouds import rotate
 
 #: 2 epochs of 4 steps.
 SHORT: dict[str, Any] = {"training": {"epochs": 2, "batch_size": 1024}}

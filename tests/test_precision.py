@@ -25,8 +25,8 @@ from care_core.distributed import ALONE
 from care_core.errors import CareError
 from care_core.methods import Step
 from care_core.precision import autocast
-from care_core.spec.sections import BatchNorm
 from care_core.spec import PretrainSpec
+from care_core.spec.sections import BatchNorm
 from care_core.stepping import Stepper
 
 CPU = torch.device("cpu")

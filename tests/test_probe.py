@@ -14,14 +14,13 @@ from probes import LINEAR, probe_spec
 from pydantic import ValidationError
 
 from care_core import checkpoint, data, models, probe
-
-from care_core.measures import probing, shape
 from care_core.data.base import ImageSet
 from care_core.errors import CheckpointError
-from care_core.spec.facts import DATASETS
-from care_core.measures.features import extract
 from care_core.files import read_json
+from care_core.measures import probing, shape
+from care_core.measures.features import extract
 from care_core.spec import Data
+from care_core.spec.facts import DATASETS
 
 ALWAYS = {"kind", "data", "pretrained_on", "measured_on", "images", "seconds"}
 

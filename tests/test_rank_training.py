@@ -21,9 +21,8 @@ from ranks import (
 )
 
 from care_core import checkpoint, data
-
-from care_core.measures import knn
 from care_core.files import read_json
+from care_core.measures import knn
 from care_core.measures.probing import load_encoder
 
 #: An epoch of as many steps for three ranks.

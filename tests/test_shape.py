@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from care_core import augment, draws
-
-from care_core.measures import acting, shape
 from care_core.files import read_json
+from care_core.measures import acting, shape
 
 
 def test_an_encoder_that_turns_with_the_hue_is_found_to_rotate(tmp_path: Path) -> None:

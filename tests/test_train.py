@@ -13,9 +13,9 @@ from ranks import After, assert_as_uninterrupted, rows
 from care_core import checkpoint, data, methods, metrics, pretrain
 from care_core.distributed import ALONE
 from care_core.errors import CareError, Interrupted, SpecError, StorageError
-from care_core.views.feed import Feed
 from care_core.files import read_json
 from care_core.spec import PretrainSpec
+from care_core.views.feed import Feed
 
 
 def train(run_dir: Path, spec: PretrainSpec | None = None, **options: Any) -> dict[str, Any]:

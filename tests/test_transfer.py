@@ -15,9 +15,8 @@ from conftest import Project, tiny
 from probes import LINEAR, MEASURES, probe_spec
 
 from care_core import data, probe
-
-from care_core.measures import probing
 from care_core.data.base import ImageSet
+from care_core.measures import probing
 from care_core.spec import Data, ProbeSpec
 from carectl.plan import Planned, Planner
 

@@ -15,18 +15,18 @@ from torch.nn import functional as F
 
 from care_core import draws, methods
 from care_core.bench.turns import wait_for
-from care_core.views.clouds import feed_of
 from care_core.data.base import ImageSet
 from care_core.data.clouds import CloudSet
 from care_core.data.files import FileSet
 from care_core.distributed import ALONE, World
-from care_core.spec.facts import DATASETS
 from care_core.files import write_json
 from care_core.methods import Step
 from care_core.metrics import MetricsLog
 from care_core.optim import learning_rate
 from care_core.spec import PretrainSpec
+from care_core.spec.facts import DATASETS
 from care_core.stepping import Stepper
+from care_core.views.clouds import feed_of
 
 PHASES = ("augment", "forward", "loss", "backward", "update")
 

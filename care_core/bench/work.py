@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from care_core import models
 from care_core.bench.turns import wait_for
-from care_core.spec.sections import Model
 from care_core.spec import BYOL, EquiMod, MoCo, PretrainSpec
+from care_core.spec.sections import Model
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

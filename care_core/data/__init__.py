@@ -18,8 +18,8 @@ from care_core.data import embedded, folders, imagenet100, structures
 from care_core.data.layout import FILES, Split, missing, remedy
 from care_core.data.listing import Listing, signature
 from care_core.errors import DataError, StorageError
-from care_core.spec.facts import DATASETS, OWN
 from care_core.files import read_json, write_json
+from care_core.spec.facts import DATASETS, OWN
 from care_core.spec.sections import Data
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from care_core import checkpoint, models
 from care_core.errors import CareError, CheckpointError
 from care_core.files import write_bytes, write_json
 from care_core.models import Encoder
-from care_core.spec.sections import DEEPSET_WIDTH, SMALL_WIDTH
 from care_core.spec import PretrainSpec
+from care_core.spec.sections import DEEPSET_WIDTH, SMALL_WIDTH
 
 FORMAT = 1
 _STEM = (

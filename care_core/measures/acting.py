@@ -13,8 +13,8 @@ from torch import Tensor
 
 from care_core import augment
 from care_core.augment import Params
+from care_core.augment.jitter import HUE
 from care_core.measures.features import Features, encode, frozen, pass_size, plain
-from care_core.views.jitter import HUE
 from care_core.models import Encoder
 from care_core.spec import Augment, ProbeSpec
 

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from care_core import draws
-
-from care_core.measures import acting
-from care_core.views.clouds import about, rotate, rotations
-from care_core.measures.features import Features
 from care_core.files import write_json
-from care_core.models import Encoder
+from care_core.measures import acting
+from care_core.measures.features import Features
 from care_core.measures.regression import ridge_guess
+from care_core.models import Encoder
 from care_core.spec import ProbeSpec
+from care_core.views.clouds import about, rotate, rotations
 
 if TYPE_CHECKING:
     from care_core.data import Images

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from care_core.measures import acting, hue, pairs, retrieval
 from care_core.data.base import resized
-from care_core.measures.features import Features
 from care_core.files import write_bytes, write_json
-from care_core.models import Encoder
+from care_core.measures import acting, hue, pairs, retrieval
+from care_core.measures.features import Features
 from care_core.measures.retrieval import Neighbours
+from care_core.models import Encoder
 from care_core.spec import ProbeSpec
 
 if TYPE_CHECKING:

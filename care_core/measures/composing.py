@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from care_core import augment, draws, geometry
-
-from care_core.measures import acting
 from care_core.augment import Params
 from care_core.files import write_json
+from care_core.measures import acting
 from care_core.models import Encoder
 from care_core.spec import ProbeSpec
 

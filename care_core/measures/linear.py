@@ -1,8 +1,8 @@
 """The linear probe: a linear classifier learns from frozen features, and is read on other images.
 
 Where the features come from is a `Source`: computed once (`Stored`), or of images that are
-augmented anew each epoch (`care_core.measures.augmented`). Both layers learn from the same pass, each with
-a classifier of its own.
+augmented anew each epoch (`care_core.measures.augmented`). Both layers learn from the same pass,
+each with a classifier of its own.
 """
 
 from __future__ import annotations

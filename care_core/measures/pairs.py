@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from care_core import augment, draws
-
-from care_core.measures import acting, hue, regression
 from care_core.augment import Params
+from care_core.augment.jitter import HUE
+from care_core.measures import acting, hue, regression
 from care_core.measures.features import Features
-from care_core.views.jitter import HUE
 from care_core.models import Encoder
 from care_core.spec import Augment, ProbeSpec
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from care_core.measures import acting
 from care_core.augment import Params
-from care_core.views.jitter import BRIGHTNESS
+from care_core.augment.jitter import BRIGHTNESS
+from care_core.measures import acting
 from care_core.models import Encoder
 from care_core.spec import ProbeSpec
 

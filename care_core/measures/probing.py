@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from care_core import checkpoint, data, draws, models
-
-from care_core.measures import axes, colour, composing, hue, knn, shape
-from care_core.measures.augmented import Augmented
 from care_core.data.clouds import CloudSet
 from care_core.data.files import FileSet
 from care_core.device import set_up
 from care_core.errors import CheckpointError, SpecError
-from care_core.measures.features import Features, extract
 from care_core.files import read_json, write_json
+from care_core.measures import axes, colour, composing, hue, knn, shape
+from care_core.measures.augmented import Augmented
+from care_core.measures.features import Features, extract
 from care_core.measures.linear import Score, Source, Stored, accuracy, classify
 from care_core.models import Encoder
 from care_core.spec import PretrainSpec, ProbeSpec

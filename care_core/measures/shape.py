@@ -17,13 +17,11 @@ import torch
 from torch import Tensor
 
 from care_core import augment, draws, geometry, losses
-
-from care_core.measures import acting, paths
-
-from care_core.views import clouds
 from care_core.files import write_json
+from care_core.measures import acting, paths
 from care_core.models import Encoder
 from care_core.spec import ProbeSpec
+from care_core.views import clouds
 
 if TYPE_CHECKING:
     from care_core.data import Images

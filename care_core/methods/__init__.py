@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from care_core import batchnorm
-
-from care_core.spec import objectives
 from care_core.distributed import World
 from care_core.methods.barlow import BarlowTwins
 from care_core.methods.base import Method, Step
@@ -14,8 +12,8 @@ from care_core.methods.byol import BYOL
 from care_core.methods.equimod import EquiMod
 from care_core.methods.moco import MoCo
 from care_core.methods.simclr import SimCLR
+from care_core.spec import PretrainSpec, objectives
 from care_core.spec.sections import Section
-from care_core.spec import PretrainSpec
 
 __all__ = ["Method", "Step", "build"]
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from care_core import losses, models
-
-from care_core.spec import objectives
 from care_core.distributed import World
 from care_core.methods.base import Method, Outcome, Step
-from care_core.spec import PretrainSpec
+from care_core.spec import PretrainSpec, objectives
 
 
 class BarlowTwins(Method):

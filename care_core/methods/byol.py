@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from care_core import models
-
-from care_core.spec import objectives
 from care_core.distributed import World
 from care_core.methods.base import Method, Outcome, Step, follow
-from care_core.spec import PretrainSpec
+from care_core.spec import PretrainSpec, objectives
 
 
 class BYOL(Method):

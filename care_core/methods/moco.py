@@ -14,11 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from care_core import draws, losses, models
-
-from care_core.spec import objectives
 from care_core.distributed import World
 from care_core.methods.base import Method, Outcome, Step, follow
-from care_core.spec import PretrainSpec
+from care_core.spec import PretrainSpec, objectives
 
 
 class MoCo(Method):

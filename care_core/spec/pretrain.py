@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from care_core.spec import clouds as cloud_spec, fidelity
+from care_core.spec import clouds as cloud_spec
+from care_core.spec import fidelity
 from care_core.spec.facts import DATASETS
 from care_core.spec.launch import Launch
 from care_core.spec.objectives import (
     BYOL,
-    BarlowTwins,
     EquiMod,
     Equivariance,
     Loss,
@@ -25,10 +25,8 @@ from care_core.spec.sections import (
     SMALL_WIDTH,
     Augment,
     BatchNorm,
-    Channels,
     Checkpoint,
     Data,
-    LinearProbe,
     Log,
     Model,
     Monitor,
@@ -39,6 +37,7 @@ from care_core.spec.sections import (
     Seed,
     Training,
 )
+
 
 class PretrainSpec(Section):
     """One pretraining run, and how it is to be probed."""

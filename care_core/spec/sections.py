@@ -1,7 +1,7 @@
 """The sections of a spec: each setting once, with its unit and range. Torch-free.
 
-What is optimised has its sections in `care_core.spec.objectives`. What settings mean together is judged
-in `care_core.spec`; which of them the fidelity presets choose is said in `care_core.spec.fidelity`.
+What is optimised has its sections in `objectives`. What settings mean together is judged in
+`pretrain` and `probe`; which of them the fidelity presets choose is said in `fidelity`.
 """
 
 from __future__ import annotations

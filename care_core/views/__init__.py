@@ -1,1 +1,1 @@
-"""What a network sees: the batches of each step, and how they are augmented, beside `care_core.augment`."""
+"""What a network sees: each step's batch, and what `care_core.augment` makes of it."""

@@ -16,17 +16,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from care_core import augment, draws
-
-from care_core.views import transform
 from care_core.augment import Params
-from care_core.views.beside import Beside
 from care_core.data import decode, workers
 from care_core.data.base import ImageSet
 from care_core.data.files import FileSet
 from care_core.distributed import World
-from care_core.views.meter import Meter
 from care_core.methods import Step
 from care_core.spec import EquiMod, PretrainSpec
+from care_core.views import transform
+from care_core.views.beside import Beside
+from care_core.views.meter import Meter
 
 
 class Plan(NamedTuple):

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from care_core.spec import fidelity
-from care_core.spec import PretrainSpec
+from care_core.spec import PretrainSpec, fidelity
 from carectl.runs import Run
 
 SHOWN = 6  # changed settings that are told one by one

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from care_core.views import jitter, resample
+from care_core.augment import jitter, resample
 from care_core.spec import Augment
 
 #: Attempts at a crop before the central one is taken, as in torchvision's RandomResizedCrop.
