@@ -7,13 +7,14 @@ from typing import Any
 from care_core import batchnorm
 from care_core.distributed import World
 from care_core.methods.barlow import BarlowTwins
-from care_core.methods.base import Method, Step
+from care_core.methods.base import Method
 from care_core.methods.byol import BYOL
 from care_core.methods.equimod import EquiMod
 from care_core.methods.moco import MoCo
 from care_core.methods.simclr import SimCLR
 from care_core.spec import PretrainSpec, objectives
 from care_core.spec.sections import Section
+from care_core.views.step import Step
 
 __all__ = ["Method", "Step", "build"]
 

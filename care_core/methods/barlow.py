@@ -6,8 +6,9 @@ from torch import Tensor
 
 from care_core import losses, models
 from care_core.distributed import World
-from care_core.methods.base import Method, Outcome, Step
+from care_core.methods.base import Method, Outcome
 from care_core.spec import PretrainSpec, objectives
+from care_core.views.step import Step
 
 
 class BarlowTwins(Method):

@@ -20,16 +20,7 @@ from care_core.batchnorm import through
 from care_core.distributed import World
 from care_core.precision import autocast, widened
 from care_core.spec import PretrainSpec
-
-
-class Step(NamedTuple):
-    """A rank's images for one step, augmented and normalised, on its device."""
-
-    number: int
-    views: list[Tensor]  #: two (B, 3, H, W), augmented image by image
-    pair: list[Tensor]  #: none, or two (E, 3, H, W), augmented split by split
-    plain: Tensor | None = None  #: (B, 3, H, W), not augmented, where the method asks for them
-    parameters: Tensor | None = None  #: (2, B, P): what each view's augmentations were
+from care_core.views.step import Step
 
 
 class Outcome(NamedTuple):

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from care_core import models
 from care_core.distributed import World
-from care_core.methods.base import Method, Outcome, Step, follow
+from care_core.methods.base import Method, Outcome, follow
 from care_core.spec import PretrainSpec, objectives
+from care_core.views.step import Step
 
 
 class BYOL(Method):

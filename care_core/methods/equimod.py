@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from care_core import losses, models
 from care_core.distributed import World
-from care_core.methods.base import Method, Outcome, Step
+from care_core.methods.base import Method, Outcome
 from care_core.methods.byol import BYOL
 from care_core.methods.simclr import SimCLR
 from care_core.spec import PretrainSpec, objectives
+from care_core.views.step import Step
 from care_core.views.transform import NUMBERS
 
 

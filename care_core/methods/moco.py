@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from care_core import draws, losses, models
 from care_core.distributed import World
-from care_core.methods.base import Method, Outcome, Step, follow
+from care_core.methods.base import Method, Outcome, follow
 from care_core.spec import PretrainSpec, objectives
+from care_core.views.step import Step
 
 
 class MoCo(Method):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from care_core.methods import Step
+from care_core.views.step import Step
 
 
 class Beside:

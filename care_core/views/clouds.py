@@ -16,9 +16,9 @@ from care_core.data.base import ImageSet
 from care_core.data.clouds import CloudSet
 from care_core.data.files import FileSet
 from care_core.distributed import World
-from care_core.methods import Step
 from care_core.spec import PretrainSpec
 from care_core.views.feed import Feed
+from care_core.views.step import Step
 
 
 def rotations(u: Tensor) -> Tensor:

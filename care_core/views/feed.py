@@ -21,11 +21,11 @@ from care_core.data import decode, workers
 from care_core.data.base import ImageSet
 from care_core.data.files import FileSet
 from care_core.distributed import World
-from care_core.methods import Step
 from care_core.spec import EquiMod, PretrainSpec
 from care_core.views import transform
 from care_core.views.beside import Beside
 from care_core.views.meter import Meter
+from care_core.views.step import Step
 
 
 class Plan(NamedTuple):
