@@ -1,5 +1,6 @@
 # make demo: install, train SimCLR and CARE-SimCLR on real digits, probe both, print Table 1.
-# make test: the whole test suite.   make check: format, lint, types.   make clean: forget it all.
+# make test: the whole test suite.   make check: format, lint, types.
+# make docs: the documentation, into site/.   make clean: forget it all.
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test check format install lock clean
+.PHONY: demo test check docs format install lock clean
 
 install: $(VENV)/.installed
 
@@ -29,13 +30,22 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# Apart from `dev`: what builds the site takes seconds to install, and no test needs it.
+docs: $(VENV)/.documenting
+	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict
+	@echo "docs: open site/index.html"
+
+$(VENV)/.documenting: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[docs]'
+	@touch $@
+
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 # Names and versions only: no address of any index gets into the lock.
-lock: install
+lock: install $(VENV)/.documenting
 	$(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+==' > requirements.lock
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache
