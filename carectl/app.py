@@ -359,7 +359,13 @@ def main() -> None:
 
         code = explain(error, as_json="--json" in sys.argv)
         if code is None:
-            raise
+            import traceback
+
+            from carectl import redaction
+            from carectl.console.clean import clean
+
+            print(clean(redaction.text(traceback.format_exc())), end="", file=sys.stderr)
+            code = 1
         sys.exit(code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from care_core import data
 from care_core.data.layout import remedy
 from care_core.spec.facts import DATASETS, OWN
-from carectl import tracking
+from carectl import redaction, tracking
 from carectl.backends import slots
 
 Level = Literal["ok", "warn", "fail"]
@@ -62,7 +62,8 @@ def examine(runs_dir: Path, data_dir: Path) -> Iterator[Finding]:
         try:
             yield from check()
         except Exception as error:
-            yield Finding("fail", subject, f"{type(error).__name__}: {error}", "see the message")
+            told = redaction.text(f"{type(error).__name__}: {error}")
+            yield Finding("fail", subject, told, "see the message")
 
 
 def _python() -> Iterator[Finding]:
@@ -155,7 +156,8 @@ def _mlflow(runs_dir: Path) -> Iterator[Finding]:
         return
     if address.startswith("http"):
         try:
-            with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=10):
+            bare = shown.replace(f"{redaction.MASK}@", "")  # it needs no password, nor tells one
+            with urllib.request.urlopen(f"{bare.rstrip('/')}/health", timeout=10):
                 yield Finding("ok", "mlflow", f"{shown} answers")
         except (urllib.error.URLError, OSError) as error:
             yield Finding("fail", "mlflow", f"{shown} does not answer ({error})",

@@ -1,4 +1,8 @@
-"""Where a number came from: code, versions, host, command."""
+"""Where a number came from: code, versions, host, command; without secrets.
+
+The uncommitted diff is of files that git knows: what is untracked is never in it, nor what usually
+holds secrets (.env, keys, credentials), and values that look secret are three stars.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +16,25 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from carectl import redaction
+
 _PACKAGES = ("care-lab", "torch", "torchvision", "numpy", "mlflow", "submitit", "pydantic")
+#: Left out of the diff, tracked or not.
+_SECRET_FILES = (".env*", "*.pem", "*.key", "*.p12", "*.pfx", "id_rsa*", "id_ed25519*", ".netrc",
+                 ".pypirc", "*credentials*", "*secret*")  # fmt: skip
 
 
 def collect() -> dict[str, Any]:
-    """The git commit and uncommitted diff of this code, versions, host and the exact command."""
+    """The git commit and uncommitted diff of this code, versions, host and command."""
     return {
         "commit": _git("rev-parse", "HEAD"),
-        "diff": _git("diff", "HEAD"),
+        "diff": _diff(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "host": socket.gethostname(),
         "machine": platform.platform(),
         "hardware": hardware(),
-        "command": sys.argv,
+        "command": redaction.arguments(sys.argv),
     }
 
 
@@ -48,6 +57,15 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _diff() -> str | None:
+    # no driver of the user's own: what is recorded is what git itself says
+    left_out = (f":(exclude,glob,icase)**/{name}" for name in _SECRET_FILES)
+    found = _git(
+        "diff", "--no-ext-diff", "--no-textconv", "--no-color", "HEAD", "--", ".", *left_out
+    )
+    return None if found is None else redaction.text(found)
 
 
 def _git(*arguments: str) -> str | None:

@@ -12,6 +12,7 @@ from care_core.data.layout import remedy
 from care_core.errors import DataError
 from care_core.spec.facts import DATASETS, OWN
 from care_core.spec.sections import Data
+from carectl.console.clean import clean
 from carectl.console.output import Output
 from carectl.errors import CommandError
 
@@ -78,4 +79,4 @@ def verify(name: str, data_dir: Path, path: Path | None = None, *, quick: bool =
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(clean(text), file=sys.stderr)

@@ -6,6 +6,8 @@ import sys
 
 from care_core.errors import CareError, SpecError
 from care_core.files import storage_error
+from carectl import redaction
+from carectl.console.clean import clean
 from carectl.console.output import VERSION
 from carectl.errors import ENVIRONMENT, USAGE, CommandError
 
@@ -27,10 +29,11 @@ def explain(error: Exception, as_json: bool = False) -> int | None:
         error, code = storage_error(Path(str(error.filename)), error), ENVIRONMENT
     else:
         return None
+    message = redaction.text(str(error))
     if as_json:
         problems = [vars(each) for each in getattr(error, "problems", ())]
-        found = {"message": str(error), "exit_code": code, "problems": problems}
+        found = {"message": message, "exit_code": code, "problems": problems}
         print(json.dumps({"version": VERSION, "error": found}))
     lead = "" if isinstance(error, SpecFileError) else "error: "
-    print(f"{lead}{error}", file=sys.stderr)
+    print(f"{lead}{clean(message)}", file=sys.stderr)
     return code

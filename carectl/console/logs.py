@@ -6,6 +6,7 @@ import sys
 import time
 
 from carectl import runs
+from carectl.console.clean import clean
 from carectl.errors import CommandError
 from carectl.runs import Run
 
@@ -28,7 +29,7 @@ def show(run: Run, follow: bool, rank: int) -> None:
         for path in runs.logs(run.attempts[-1], rank):
             with path.open("rb") as file:
                 file.seek(seen.get(path.name, 0))
-                sys.stdout.write(file.read().decode(errors="replace"))
+                sys.stdout.write(clean(file.read().decode(errors="replace").replace("\r", "")))
                 seen[path.name] = file.tell()
         sys.stdout.flush()
         if ended or not follow:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from carectl.console.clean import PlainConsole
 
 VERSION = 1
 UNWRAPPED = 10_000  # columns: in a pipe a line is a line
@@ -20,8 +20,8 @@ class Output:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        self.out = Console(stderr=as_json, highlight=False, soft_wrap=not sys.stdout.isatty())
-        self.err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+        self.out = PlainConsole(stderr=as_json, soft_wrap=not sys.stdout.isatty())
+        self.err = PlainConsole(stderr=True, soft_wrap=not sys.stderr.isatty())
 
     def result(self, renderable: Any) -> None:
         """A result for people."""
@@ -31,18 +31,18 @@ class Output:
         """A table with a line a thing: never folded in a pipe, so that it can be searched."""
         console = self.err if aside else self.out
         if not console.is_terminal:
-            console = Console(stderr=console.stderr, highlight=False, width=UNWRAPPED)
+            console = PlainConsole(stderr=console.stderr, width=UNWRAPPED)
         console.print(renderable)
 
     def note(self, text: str) -> None:
         """A word on what happens, which is no result."""
-        self.err.print(text, markup=False)
+        self.err.print(text)
 
     def next(self, text: str) -> None:
         """The one next step that ends a command."""
         if text.startswith("carectl "):
             text = f"{program()} {text.removeprefix('carectl ')}"
-        (self.err if self.as_json else self.out).print(f"Next: {text}", markup=False)
+        (self.err if self.as_json else self.out).print(f"Next: {text}")
 
     def emit(self, command: str, **fields: Any) -> None:
         """The command's JSON object, if one was asked for."""

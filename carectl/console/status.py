@@ -11,6 +11,7 @@ from rich.live import Live
 
 from carectl import publishing, runs
 from carectl.console import tables
+from carectl.console.clean import clean
 from carectl.console.output import Output
 from carectl.errors import CommandError
 from carectl.runs import Run, State, Status
@@ -41,7 +42,7 @@ def show(
     elif output.out.is_terminal and len(rows) <= MANY:
         output.listing(tables.status_table(rows))
     elif not output.as_json:
-        print(tables.status_lines(rows))
+        print(clean(tables.status_lines(rows)))
     output.emit("status", as_of=time.time(), runs=[tables.status_values(*row) for row in rows])
     where = "" if runs_dir == Path("runs") else f" --runs-dir {shlex.quote(str(runs_dir))}"
     output.next(
