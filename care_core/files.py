@@ -22,7 +22,8 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
+        aside.unlink(missing_ok=True)
+        with aside.open("xb") as file:  # never through a link that lies in its place
             file.write(data)
             if durable:
                 file.flush()

@@ -352,6 +352,9 @@ def bench(
 
 def main() -> None:
     """Run the command line: an error a person can act on is a sentence, never a traceback."""
+    from carectl import trust
+
+    trust.tighten()
     try:
         app(standalone_mode=True)
     except Exception as error:

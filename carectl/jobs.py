@@ -23,7 +23,7 @@ from care_core.errors import CareError, CheckpointError, Interrupted, StorageErr
 from care_core.files import read_json, write_json
 from care_core.spec import PretrainSpec, ProbeSpec
 from care_core.spec.launch import Launch
-from carectl import processes, provenance, publishing
+from carectl import processes, provenance, publishing, redaction, trust
 from carectl.backends import slots
 from carectl.runs import Run, leave_note
 from carectl.tracking import RunTracker
@@ -52,6 +52,7 @@ def execute(run_dir: str, attempt: int, chosen: list[str]) -> None:
 
     A second job for the same run ends at once: one holds the run's lock.
     """
+    trust.tighten()
     run, here = Run(Path(run_dir)), _place()
     folder = run.path / "attempts" / str(attempt)
     if here.cluster == "local":
@@ -84,7 +85,7 @@ def execute(run_dir: str, attempt: int, chosen: list[str]) -> None:
         if here.rank == 0:
             _record(folder, error, tracker)
         if not isinstance(error, CareError):
-            traceback.print_exc()
+            print(redaction.text(traceback.format_exc()), file=sys.stderr)
         sys.stdout.flush()
         sys.exit(1)  # what depends on this job must not start
     finally:
@@ -224,10 +225,10 @@ def _source(run: Run, spec: ProbeSpec) -> Path:
         if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != spec.source:
             raise CheckpointError(f"{file}: is not, or no longer, the file that was submitted")
         return file
-    source = Run(run.path.parent / run.job["source_run"])
+    source = Run(trust.inside(run.path.parent, run.job["source_run"]))
     folder = source.path / "checkpoints"
     chosen = (source.result or {}).get("checkpoint")  # not the newest under checkpoint.select: best
-    if spec.epoch is None and chosen and (folder / chosen).exists():
+    if spec.epoch is None and chosen and trust.inside(folder, chosen).exists():
         return folder / str(chosen)
     return checkpoint.at_epoch(folder, spec.epoch)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from care_core.files import read_json, write_bytes, write_json
-from carectl import processes
+from carectl import processes, redaction, trust
 from carectl.backends import tickets
 from carectl.errors import CommandError
 from carectl.identity import SHOWN, Identity
@@ -69,10 +69,16 @@ class Run(NamedTuple):
         return [folder / str(n) for n in sorted(int(name) for name in names if name.isdigit())]
 
     def new_attempt(self) -> Path:
-        """The folder of the next attempt, made."""
+        """The folder of the next attempt, made; what is put there is executed.
+
+        Raises:
+            CommandError: the run's folder is another user's, or others can write to it.
+        """
         number = int(self.attempts[-1].name) + 1 if self.attempts else 1
         path = self.path / "attempts" / str(number)
-        path.mkdir(parents=True)
+        trust.private(self.path)
+        trust.private(path.parent)
+        path.mkdir(mode=0o755)
         return path
 
 
@@ -87,7 +93,11 @@ def logs(attempt: Path, rank: int, kind: str = "*") -> list[Path]:
     """The files into which a rank of an attempt printed; `kind` is out or err."""
     found = read_json(attempt / "submission.json")
     if found:
-        return sorted(Path(found["logs"]).glob(f"{found['job']}_{rank}_log.{kind}"))
+        from carectl.backends import slurm
+
+        job = slurm.job_id(found)
+        folder = attempt.parents[2] / ".slurm" / Path(str(found.get("logs"))).name
+        return sorted(folder.glob(f"{job}_{rank}_log.{kind}")) if job else []
     return sorted(attempt.glob(f"*_{rank}_log.{kind}"))
 
 
@@ -147,7 +157,9 @@ def listing(runs_dir: Path) -> Iterator[Run]:
     """Every run of the folder. Plain strings where it is hot: there may be ten thousand."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for name in sorted(os.listdir(runs_dir)):  # noqa: PTH208
-            if name[0] != "." and os.path.exists(f"{runs_dir}/{name}/spec.json"):  # noqa: PTH110
+            if name[0] == "." or not name.isprintable():  # such a name is not of our making
+                continue
+            if os.path.exists(f"{runs_dir}/{name}/spec.json"):  # noqa: PTH110
                 yield Run(runs_dir / name)
 
 
@@ -216,7 +228,8 @@ def leave_note(attempt: Path, kind: str, message: str) -> None:
     Raises:
         StorageError: it could not be written.
     """
-    write_json(attempt / f"{kind}.json", {"message": message, "at": time.time()})
+    said = redaction.text(message)
+    write_json(attempt / f"{kind}.json", {"message": said, "at": time.time()})
 
 
 def _noted(attempt: Path) -> Status | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from care_core.errors import StorageError
 from care_core.files import read_json
-from carectl import runs
+from carectl import runs, trust
 from carectl.backends import slots, tickets
 from carectl.jobs import execute
 from carectl.runs import Run
@@ -103,6 +103,7 @@ def _start(runs_dir: Path, path: Path, content: dict[str, Any], chosen: list[str
 
     run_dir = runs_dir / content["run"]
     attempt = run_dir / "attempts" / str(content["attempt"])
+    trust.require_own(attempt)  # what lies there is unpickled
     executor = submitit.LocalExecutor(folder=attempt)
     gpus = [int(slot.removeprefix("gpu-")) for slot in chosen if slot.startswith("gpu-")]
     year = 365 * 24 * 60  # minutes; submitit's default would end the job after two
@@ -144,4 +145,5 @@ def _fail(
 
 
 if __name__ == "__main__":
+    trust.tighten()
     serve(Path(sys.argv[1]))

@@ -6,6 +6,8 @@ went; and the folder belongs to the machine, so projects beside each other share
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import subprocess
@@ -59,6 +61,12 @@ def folder() -> Path:
     path = Path(
         os.environ.get("CARECTL_SLOTS_DIR") or Path(tempfile.gettempdir()) / "carectl-slots"
     )
+    if path.is_symlink():  # the place is known to all: a link would let another choose where
+        raise CommandError(
+            f"{path} is a link, where the machine's slots are to lie; remove it, or name another "
+            "folder with CARECTL_SLOTS_DIR",
+            ENVIRONMENT,
+        )
     if not path.is_dir():
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o1777)  # other people's jobs take the same GPUs
@@ -85,13 +93,29 @@ def take(slot: str) -> int:
 
 
 def _open(slot: str) -> int:
-    path = folder() / f"{slot}.lock"
-    try:  # without O_CREAT: on another user's file in a shared folder it may be refused
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        os.fchmod(handle, 0o666)
-        return handle
+    """A slot's lock file, open. A link in its place is not followed.
+
+    Whoever may write to the folder could otherwise have a file made, for all to write, wherever
+    this user may make one.
+    """
+    path, how = folder() / f"{slot}.lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    for _ in range(2):
+        try:  # without O_CREAT: on another user's file in a shared folder it may be refused
+            return os.open(path, how)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):  # somebody was quicker
+                handle = os.open(path, how | os.O_CREAT | os.O_EXCL, 0o666)
+                os.fchmod(handle, 0o666)
+                return handle
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            break
+    raise CommandError(
+        f"{path} is a link, where a lock is to lie; remove it, or name another folder with "
+        "CARECTL_SLOTS_DIR",
+        ENVIRONMENT,
+    )
 
 
 def _gpus() -> list[str]:

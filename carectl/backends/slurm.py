@@ -8,6 +8,7 @@ preempted, or reaches its limit, saves and requeues itself under the same id (ca
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -18,6 +19,7 @@ from typing import Any
 
 from care_core.files import read_json, write_json
 from care_core.spec.launch import Launch
+from carectl import trust
 from carectl.backends import squeue
 from carectl.backends.base import Job
 from carectl.errors import ENVIRONMENT, CommandError
@@ -67,6 +69,7 @@ class SlurmBackend:
 
         names: dict[str, str] = {}
         for batch in self._batches(jobs, names):
+            trust.private(self.runs_dir / ".slurm")  # its pickles are executed
             folder = self.runs_dir / ".slurm" / f"{time.time_ns():020d}"
             executor = self._executor(folder, batch)
             attempts = [job.run.new_attempt() for job in batch.jobs]
@@ -147,7 +150,7 @@ class SlurmBackend:
         attempts = Run(self.runs_dir / run).attempts
         found = read_json(attempts[-1] / "submission.json") if attempts else None
         done = (self.runs_dir / run / "result.json").exists()
-        return str(found["job"]) if found and not done else None
+        return job_id(found) if found and not done else None
 
     def _executor(self, folder: Path, batch: Batch) -> Any:
         import submitit
@@ -183,23 +186,34 @@ class SlurmBackend:
 def cancel(run: Run, note: str, message: str) -> bool:
     """scancel a run's newest job, if SLURM has it."""
     attempt = run.attempts[-1]
-    found = read_json(attempt / "submission.json")
-    if not found or not view(run).active:
+    job = job_id(read_json(attempt / "submission.json"))
+    if job is None or not view(run).active:
         return False
     leave_note(attempt, note, message)
-    subprocess.run(["scancel", str(found["job"])], capture_output=True, timeout=60)
+    subprocess.run(["scancel", job], capture_output=True, timeout=60)
     squeue.forget(run.path.parent)
     return True
 
 
 def view(run: Run) -> squeue.JobView:
     """What SLURM says of the run's newest job."""
-    found = read_json(run.attempts[-1] / "submission.json") or {}
-    job = str(found.get("job"))
+    found = read_json(run.attempts[-1] / "submission.json")
+    job = job_id(found)
+    if job is None:
+        return squeue.JobView("UNKNOWN", "submission.json names no job of SLURM")
     answer = squeue.look(run.path.parent.resolve(), job)
     if job not in answer.jobs and found.get("at", 0) > answer.at:
         return squeue.JobView("PENDING", "just submitted")
     return answer.jobs.get(job, squeue.JobView("UNKNOWN", answer.problem))
+
+
+def job_id(submission: Any) -> str | None:
+    """The job that a submission.json names, if that is a job's number and nothing else.
+
+    It ends in an sbatch file and in the arguments of scancel, and a runs folder may be received.
+    """
+    job = str(submission.get("job")) if isinstance(submission, dict) else ""
+    return job if re.fullmatch(r"[0-9]+(_[0-9]+)?", job) else None
 
 
 def requeue() -> bool:

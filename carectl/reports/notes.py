@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from care_core.files import read_json
-from carectl import runs, tracking
+from carectl import runs, tracking, trust
 from carectl.reports.document import RunNote
 from carectl.runs import Run
 
@@ -17,7 +17,8 @@ def of(run: Run, role: str, label: str = "") -> RunNote:
     """
     record, job = run.record, run.job
     spec = record.get("spec") or {}
-    source = Run(run.path.parent / str(job["source_run"])) if job.get("source_run") else run
+    named = job.get("source_run")
+    source = Run(run.path.parent / named) if trust.is_name(named) else run
     trained = source.record.get("spec") or {}
     code = read_json(run.path / "code.json") or {}
     state, reason = runs.status(run)
@@ -49,7 +50,8 @@ def of(run: Run, role: str, label: str = "") -> RunNote:
 
 def _text(run: Run) -> str:
     path = run.path / "spec.yaml"
-    return path.read_text() if path.exists() else ""
+    # not through a link: the text goes into a page that is passed on
+    return path.read_text(errors="replace") if path.is_file() and not path.is_symlink() else ""
 
 
 def _whole(value: Any) -> int | None:
