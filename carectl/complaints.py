@@ -67,12 +67,19 @@ def close(word: str, options: Sequence[str]) -> list[str]:
     return [folded[name] for name in found]
 
 
-def collect(error: ValidationError, model: type[BaseModel], data: Any) -> list[Complaint]:
-    """All mistakes of a failed validation; what a union's members say of one value is one."""
+def collect(
+    error: ValidationError, model: type[BaseModel], data: Any, most: int
+) -> list[Complaint]:
+    """The mistakes of a failed validation, of very many the first `most`.
+
+    What a union's members say of one value is one.
+    """
     found: list[Complaint] = []
     values: dict[Loc, list[Any]] = {}
-    for item in error.errors(include_url=False):
+    for item in error.errors(include_url=False)[:most]:
         kind, loc = item["type"], _untagged(item["loc"], model)
+        if kind == "too_short" and len(item["input"]) >= item["ctx"]["min_length"]:
+            continue  # its items are wrong, and are told one by one
         if kind == "value_error":
             found += _cross(loc, str(item["ctx"]["error"]))
         elif kind == "extra_forbidden":
@@ -104,6 +111,18 @@ def strays(section: Any, model: type[BaseModel], at: Loc = ()) -> Iterator[Compl
             yield _unknown_key(loc, model)
         else:
             yield from strays(value, model, loc)
+
+
+def fields_at(model: type[BaseModel], loc: Loc = ()) -> dict[str, Any]:
+    """The settings of the section at a place, those of all its variants; none where it is none."""
+    here = _at(model, loc)
+    section = _section(here)
+    return _fields({"": section} if section else _variants(here))
+
+
+def variants_at(model: type[BaseModel], loc: Loc) -> list[str]:
+    """The names of a section's variants, such as those of `method`."""
+    return list(_variants(_at(model, loc)))
 
 
 def foreign(loc: Loc, name: str, model: type[BaseModel]) -> set[str]:

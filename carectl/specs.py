@@ -46,6 +46,7 @@ _NEEDS: dict[str, tuple[str, ...]] = {
         "training.batch_size", "equivariance.weight", "equivariance.batch", "launch.gpus",
         "launch.nodes",
     ),
+    "loss.method": ("loss.alignment", "loss.uniformity", "equivariance.weight"),
     "schedule.warmup_epochs": ("training.epochs",),
     "schedule.milestones": ("schedule.name", "training.epochs"),
     "model.backbone": ("data.name",),
@@ -125,7 +126,7 @@ def override(spec: PretrainSpec, overrides: Sequence[str]) -> PretrainSpec:
         return spec
     key, _, _ = overrides[-1].partition("=")
     root = Mark(
-        f"-o {overrides[-1]}", 1, len(key) + 2 if "=" in overrides[-1] else 1, overrides[-1]
+        _called(overrides[-1]), 1, len(key) + 2 if "=" in overrides[-1] else 1, overrides[-1]
     )
     values = spec.model_dump(mode="json")
     if any(text.startswith("fidelity=") for text in overrides):
@@ -185,17 +186,21 @@ def _put(document: Document, overrides: Sequence[str]) -> Document:
     """Put `key.sub=value` texts over a document, one after the other; a section is replaced."""
     for text in overrides:
         key, equals, _ = text.partition("=")
-        start = Mark(f"-o {text}", 1, 1, text)
+        start = Mark(_called(text), 1, 1, text)
         parts = key.split(".")
         if not equals or not all(part and part == part.strip() for part in parts):
-            message = f"'{text}' is not a setting; write key=value, such as training.epochs=10"
+            said = f"'{start.file.removeprefix('-o ')}'"
+            message = f"{said} is not a setting; write key=value, such as training.epochs=10"
             document.problems.append(problem(start, "", message))
             continue
         if parts[0] == presets.SECTION:
             message = "is a section of a recipe's file; give the setting itself, without it"
             document.problems.append(problem(start, key, message))
             continue
-        value = yamlpos.parse(text, f"-o {text}", skip=len(key) + 1)
+        if wrong := _wrong_key(parts):
+            document.problems.append(problem(start, "", wrong))
+            continue
+        value = yamlpos.parse(text, start.file, skip=len(key) + 1)
         if value.problems:
             document.problems += value.problems
             continue
@@ -218,6 +223,17 @@ def _put(document: Document, overrides: Sequence[str]) -> Document:
     if document.problems:
         raise SpecFileError(document.problems)
     return document
+
+
+def _called(text: str) -> str:
+    """What an override is called where a file's name would stand."""
+    return f"-o {text}" if len(text) <= yamlpos.SHOWN else f"-o {text[: yamlpos.SHOWN]}…"
+
+
+def _wrong_key(parts: Sequence[str]) -> str:
+    if len(parts) > yamlpos.MAX_DEPTH:
+        return f"nested more than {yamlpos.MAX_DEPTH} deep"
+    return "" if all(map(yamlpos.whole, parts)) else yamlpos.HALF
 
 
 def _replace_marks(document: Document, value: Document, at: Loc, start: Mark, offset: int) -> None:
@@ -250,12 +266,14 @@ def _validate(model: type[M], document: Document) -> M:
     data = copy.deepcopy(document.value)
     found: dict[tuple[str, str], Problem] = {}
     wrong: set[str] = set()
+    more = 0
     while True:
         try:
             # JSON mode, strictly: lists become tuples, yet no text or truth value becomes a number.
             result = model.model_validate_json(json.dumps(data), strict=True)
         except ValidationError as error:
-            told = complaints.collect(error, model, data)
+            told = complaints.collect(error, model, data, yamlpos.MAX_TOLD)
+            more = max(more, error.error_count() - yamlpos.MAX_TOLD)
             own = [c for c in told if not c.cross]
             judged = wrong | {key for c in own for key in (dotted(c.loc), *c.meant)}
             for complaint in told:
@@ -270,7 +288,7 @@ def _validate(model: type[M], document: Document) -> M:
                     )
                 _take_out(data, complaint.loc)
             round_wrong = judged | {dotted(c.loc) for c in told}
-            if round_wrong <= wrong:
+            if round_wrong <= wrong or more > 0:
                 break
             wrong = round_wrong
         else:
@@ -278,7 +296,7 @@ def _validate(model: type[M], document: Document) -> M:
                 return result
             break
     raise SpecFileError(
-        sorted(found.values(), key=lambda p: (p.file[:2] == "-o", p.line, p.column))
+        sorted(found.values(), key=lambda p: (p.file[:2] == "-o", p.line, p.column)), max(more, 0)
     )
 
 

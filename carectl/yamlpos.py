@@ -16,13 +16,16 @@ from typing import Any
 
 import yaml
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 200_000  # a hundred specs; PyYAML takes some seconds for as much
 MAX_DEPTH = 40
+MAX_TOLD = 50  # mistakes at once
+MAX_WHOLE = 2**63 - 1
 SHOWN = 160  # characters of a source line
 
 Loc = tuple[str | int, ...]
 
-_HALF = "holds half a character (\\uD800 to \\uDFFF), which is not text"
+HALF = "holds half a character (\\uD800 to \\uDFFF), which is not text"
+_HUGE = "is a whole number beyond 2^63, which nothing here can count to; quote it if it is text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +61,15 @@ class Problem:
 
 
 class SpecFileError(Exception):
-    """A spec or grid cannot be read. Its text is every problem, each with its source line."""
+    """A spec or grid cannot be read. Its text is the problems, each with its source line.
 
-    def __init__(self, problems: list[Problem]) -> None:
-        self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
+    Of very many the first ones are told: a file of nothing but mistakes is another kind of file.
+    """
+
+    def __init__(self, problems: list[Problem], more: int = 0) -> None:
+        self.problems, more = problems[:MAX_TOLD], more + len(problems[MAX_TOLD:])
+        rest = [f"… and {more} more mistakes; mend these first"] if more else []
+        super().__init__("\n".join([*map(str, self.problems), *rest]))
 
 
 def problem(mark: Mark, key: str, message: str) -> Problem:
@@ -149,6 +156,15 @@ class _Loader(yaml.SafeLoader):
         self.refused: list[tuple[yaml.Mark, str]] = []
         self.depth = 0
 
+    def fetch_more_tokens(self) -> Any:
+        try:
+            return super().fetch_more_tokens()  # type: ignore[no-untyped-call]
+        except (ValueError, OverflowError):  # PyYAML's own, from chr() and int()
+            raise yaml.MarkedYAMLError(
+                problem="the number of an escape (\\U) or of %YAML is out of range",
+                problem_mark=self.get_mark(),  # type: ignore[no-untyped-call]
+            ) from None
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         mark: Any = event.start_mark
@@ -212,7 +228,7 @@ def read(path: Path) -> Document:
         raw = file.read(MAX_BYTES + 1)
     start = Mark(str(path))
     if len(raw) > MAX_BYTES:
-        message = f"is larger than {MAX_BYTES // 10**6} MB; this cannot be a spec"
+        message = f"is larger than {MAX_BYTES // 1000} kB; this cannot be a spec"
         raise SpecFileError([problem(start, "", message)])
     try:
         text = raw.decode("utf-8-sig")
@@ -275,8 +291,8 @@ def _parsed(text: str, file: str, skip: int) -> Document:
             return [construct(child, (*loc, i)) for i, child in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
             value = _scalar(node)
-            if isinstance(value, str) and not _whole(value):
-                document.problems.append(problem(document.values[loc], dotted(loc), _HALF))
+            if refused := _refused(value):
+                document.problems.append(problem(document.values[loc], dotted(loc), refused))
             return value
         found: dict[str, Any] = {}
         for key_node, child in node.value:
@@ -285,8 +301,8 @@ def _parsed(text: str, file: str, skip: int) -> Document:
                 document.problems.append(problem(here, dotted(loc), "a key must be a single word"))
                 continue
             key = str(key_node.value)
-            if not _whole(key):
-                document.problems.append(problem(here, dotted(loc), _HALF))
+            if not whole(key):
+                document.problems.append(problem(here, dotted(loc), HALF))
                 continue
             if key in found:
                 first = document.keys[(*loc, key)].line
@@ -312,8 +328,16 @@ def _say(error: yaml.MarkedYAMLError) -> str:
     return f"not YAML: {what}"
 
 
-def _whole(text: str) -> bool:
+def whole(text: str) -> bool:
+    """Whether a text has whole characters alone."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _refused(value: Any) -> str:
+    """Why a value is none that JSON and everything after it could hold; nothing, if it is."""
+    if isinstance(value, str):
+        return "" if whole(value) else HALF
+    return _HUGE if isinstance(value, int) and abs(value) > MAX_WHOLE else ""
 
 
 def _scalar(node: yaml.Node) -> Any:
@@ -328,5 +352,5 @@ def _scalar(node: yaml.Node) -> Any:
         try:
             return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
         except ValueError:  # Python refuses thousands of digits
-            return text
+            return MAX_WHOLE + 1
     return text

@@ -336,7 +336,7 @@ def test_required_keys_that_are_missing_are_all_told(write: Write) -> None:
         ("[" * 5000, (1, 41), "nested more than 40 deep"),
         ('name: "\\ud800"\n', (1, 7), "half a character"),
         (b"a: 1\nb: \xff\n", (2, 4), "not UTF-8 text: byte 0xff"),
-        (b"a: " + b"x" * MAX_BYTES, (1, 1), "larger than 1 MB"),
+        (b"a: " + b"x" * MAX_BYTES, (1, 1), "larger than 200 kB"),
     ],
 )  # fmt: skip
 def test_bad_yaml_is_refused_at_its_place(
