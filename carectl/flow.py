@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from carectl import estimates, runs
+from carectl import estimates, redaction, runs
 from carectl.backends.base import Backend
 from carectl.console import tables
 from carectl.console.output import Output
@@ -170,7 +170,7 @@ def parse_tags(tags: Sequence[str]) -> dict[str, str]:
         key, sign, value = tag.partition("=")
         if not sign or not key:
             raise CommandError(f"--tag {tag}: give it as key=value")
-        found[key] = value
+        found[key] = redaction.value(key, value)  # MLflow shows tags to all
     return found
 
 

@@ -81,8 +81,9 @@ def _prepare(
         "spec": planned.spec.model_dump(mode="json"),
     }
     run = runs.create(place.runs_dir, planned.identity, record, planned.yaml)
-    job = run.job
-    if not job:
+    job, kept = run.job, tracking.redact(address)
+    first = not job
+    if not tracked_at(job, address):
         run_id = tracking.make_run(
             address,
             experiment_id,
@@ -92,10 +93,11 @@ def _prepare(
             _tracked(place.runs_dir, planned.source_run),
         )
         job = {
-            "threads": planned.launch.threads or backend.threads(planned.launch),
-            "tracking": {"uri": address, "experiment_id": experiment_id, "run_id": run_id},
+            "threads": job.get("threads") or planned.launch.threads or backend.threads(planned.launch),
+            "tracking": {"uri": kept, "experiment_id": experiment_id, "run_id": run_id},
             "source_run": planned.source_run,
         }
+    if first:
         write_json(run.path / "code.json", code)
     write_json(
         run.path / "job.json",
@@ -109,6 +111,15 @@ def _prepare(
         },
     )
     return job_of(planned, place.runs_dir)
+
+
+def tracked_at(job: dict[str, Any], address: str) -> bool:
+    """Whether a run's job.json has its MLflow run at an address.
+
+    A job sends to what its submission wrote down: not to what a received folder may say.
+    """
+    kept = (job.get("tracking") or {}).get("uri")
+    return kept is not None and tracking.redact(kept) == tracking.redact(address)
 
 
 def to_do(plan: list[Planned]) -> list[Planned]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from care_core import metrics
+from carectl import redaction
 from carectl.errors import ENVIRONMENT, CommandError
 
 if TYPE_CHECKING:
@@ -19,6 +20,21 @@ _BATCH = {"metrics": 1000, "params": 100}  # the server's limits of one call
 def uri(project: Path) -> str:
     """MLFLOW_TRACKING_URI, or a SQLite store in the project folder, as an absolute address."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.resolve()}/mlflow.db"
+
+
+def ours(address: str, runs_dir: Path) -> bool:
+    """Whether a run's kept address is where this project is tracked now.
+
+    A folder that was received may name any address, and MLflow sends its token to whomever it
+    asks: who only looks at a run sends nothing elsewhere.
+    """
+    return redact(address) == redact(uri(runs_dir.resolve().parent))
+
+
+def complete(address: str) -> str:
+    """A kept address with the user name and password that MLFLOW_TRACKING_URI has for it."""
+    here = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return here if here and redact(here) == redact(address) else address
 
 
 def client(address: str) -> MlflowClient:
@@ -225,13 +241,8 @@ def link(address: str, experiment_id: str, run_id: str) -> str:
 
 
 def redact(address: str) -> str:
-    """The address without a user name and password."""
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(address)
-    if "@" not in parts.netloc:
-        return address
-    return address.replace(parts.netloc, "***@" + parts.netloc.rsplit("@", 1)[1])
+    """The address without a user name and password; so it is kept, and so it is shown."""
+    return redaction.address(address)
 
 
 def _first_line(error: Exception) -> str:
@@ -241,6 +252,4 @@ def _first_line(error: Exception) -> str:
 
 def redact_text(text: str) -> str:
     """A message without the credentials of an address inside it."""
-    import re
-
-    return re.sub(r"//[^/@\s]+@", "//***@", text)
+    return redaction.text(text)
