@@ -93,7 +93,10 @@ def _prepare(
             _tracked(place.runs_dir, planned.source_run),
         )
         job = {
-            "threads": job.get("threads") or planned.launch.threads or backend.threads(planned.launch),
+            **job,
+            "threads": job.get("threads")
+            or planned.launch.threads
+            or backend.threads(planned.launch),
             "tracking": {"uri": kept, "experiment_id": experiment_id, "run_id": run_id},
             "source_run": planned.source_run,
         }
