@@ -101,7 +101,8 @@ def _report(
         document = targets.load(context.target).document(context)
         paths = writing.write(document, place / context.name)
         output.result(terminal.render(document, output.out.width))
-        tracked.store(document, place / context.name, paths.values(), options, output)
+        folder = place / context.name
+        tracked.store(context.target, [document], folder, paths.values(), options, output)
         documents.append(document)
         written[context.target] = {name: str(path) for name, path in paths.items()}
         output.result(f"html: {paths['html']}")
@@ -114,6 +115,7 @@ def _report(
     if request.target == targets.ALL:
         folder = place / contexts[0].name.replace(contexts[0].target, targets.ALL, 1)
         page = writing.write_page(documents, folder / "index.html", "The paper, reproduced")
+        tracked.store(targets.ALL, documents, folder, [page], options, output)
         output.result(f"all of it: {page}")
         fields["report"] = {"html": str(page)}
     return documents, fields

@@ -95,9 +95,9 @@ def test_one_seed_gives_the_wilson_interval_over_images_and_no_sd(entry, hits, i
 
 
 def test_one_seed_of_a_measure_that_is_no_share_has_no_interval(entry) -> None:
-    found = result([90.0], geometry={"gamma": 0.5, "wahba": 0.25}, hue_r2={"projection": -0.2})
+    found = result([90.0], hue_r2={"backbone": 0.5, "projection": -0.2})
     table = summarise([entry("SimCLR", 0, found)], nothing)
-    for measure, value in (("γ", 0.5), ("Wahba/√n", 0.25), ("hue R², projection", -0.2)):
+    for measure, value in (("hue R², backbone", 0.5), ("hue R², projection", -0.2)):
         got = line(table, "SimCLR", measure)
         assert (got.mean, got.low, got.high, got.interval) == (value, None, None, None)
 

@@ -24,8 +24,6 @@ MEASURES: dict[str, tuple[str, str]] = {
     "kNN, backbone": ("knn", "backbone"),
     "hue R², backbone": ("hue_r2", "backbone"),
     "hue R², projection": ("hue_r2", "projection"),
-    "γ": ("geometry", "gamma"),
-    "Wahba/√n": ("geometry", "wahba"),
 }
 ONE_SEED = "one seed: not evidence"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,20 +16,25 @@ if TYPE_CHECKING:
 
 
 def store(
-    document: Document, folder: Path, files: Iterable[Path], options: Options, output: Output
+    target: str,
+    documents: Sequence[Document],
+    folder: Path,
+    files: Iterable[Path],
+    options: Options,
+    output: Output,
 ) -> str:
     """Send a report's files; returns the MLflow run's id, or "" where nothing could be sent.
 
     Reports with other seeds or settings lie in folders of their own within that run. Nothing is
     lost if MLflow is: the files are in the folder, and a warning is said.
     """
-    if all(run.state == "not run" for run in document.runs):
+    if all(run.state == "not run" for document in documents for run in document.runs):
         return ""  # nothing was ever submitted: no store is made for an empty table
     place: Place = options.place()
     try:
         return tracking.store_report(
             tracking.uri(place.project), place.experiment, place.project,
-            document.target, document.profile, folder.name, list(files), place.tags,
+            target, documents[0].profile, folder.name, list(files), place.tags,
         )  # fmt: skip
     except Exception as error:
         told = tracking.redact_text((str(error).strip() or type(error).__name__).splitlines()[0])

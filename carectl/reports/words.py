@@ -103,8 +103,8 @@ def sentences(table: Table) -> list[str]:
     found, quiet = list[str](), dict[int, list[str]]()
     several = len({cell.dataset for cell in table.cells}) > 1
     for gap in table.differences:
-        if gap.measure in ("γ", "Wahba/√n") or (several and gap.measure != HEADLINE):
-            continue  # neither is better for being larger; of many datasets the headline is told
+        if several and gap.measure != HEADLINE:
+            continue  # of many datasets the headline is told
         if several and not gap.shown:
             quiet.setdefault(len(gap.seeds), []).append(f"{gap.row} on {gap.dataset}")
         elif gap.measure == HEADLINE or gap.shown:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from care_core.errors import DataError
@@ -142,19 +144,18 @@ class Context:
     def name(self) -> str:
         """What the report's folder is called.
 
-        Another preset, other settings or other seeds are another report: none replaces another.
+        Another preset, other settings, other seeds or a part of the grid are another report: none
+        replaces another.
         """
         presets = {answer.spec.fidelity for answer in self.answers} - {"paper"}
         parts = [self.target, self.profile, *sorted(presets)]
         changed = sorted({text for answer in self.answers for text in answer.overridden})
         if changed:
             parts.append(f"changed-{hashlib.sha256(repr(changed).encode()).hexdigest()[:8]}")
+        if self.only:
+            parts.append(f"only-{_short(sorted(self.only))}")
         if self.seeds:
-            text = "-".join(map(str, self.seeds))
-            if len(text) > 40:  # a file's name has an end
-                digits = hashlib.sha256(text.encode()).hexdigest()[:8]
-                text = f"{len(self.seeds)}-{digits}"
-            parts.append(f"seeds-{text}")
+            parts.append(f"seeds-{_short(list(map(str, self.seeds)))}")
         return "-".join(parts)
 
     def document(
@@ -194,7 +195,7 @@ class Context:
             setting=tuple(
                 text
                 for text in (
-                    *self.grid.setting,
+                    *map(self._with_values, self.grid.setting),
                     *setting,
                     f"Profile: {self.profile}. Pretraining {plural}: {', '.join(seeds)}.",
                     marks.preset(presets),
@@ -209,6 +210,13 @@ class Context:
             warnings=tuple(text for text in told if text),
             data=data,
         )
+
+    def _with_values(self, text: str) -> str:
+        """A sentence of the grid with what stands in braces, such as {probe.colour.images}."""
+        if not self.answers:
+            return text
+        spec = self.answers[0].spec
+        return re.sub(r"\{([\w.]+)\}", lambda key: _said(attrgetter(key[1])(spec)), text)
 
     def _followed(self, answer: Answer) -> tuple[str, tuple[str, ...]]:
         """The preset of a cell's runs, and what makes them not comparable."""
@@ -238,6 +246,18 @@ def _keeping(spec: PretrainSpec, epochs: Sequence[int]) -> PretrainSpec:
     every = math.gcd(keep, spec.checkpoint.every_epochs)
     kept = spec.checkpoint.model_copy(update={"keep": keep, "every_epochs": every})
     return spec.model_copy(update={"checkpoint": kept})
+
+
+def _said(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _short(words: Sequence[str]) -> str:
+    """Words as a part of a file's name: themselves where a name can hold them, else a hash."""
+    text = "-".join(words)
+    if re.fullmatch(r"[A-Za-z0-9.-]{1,40}", text):
+        return text
+    return f"{len(words)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _missing(missing: dict[str, str], datasets: set[str]) -> str:
