@@ -97,6 +97,12 @@ class World:
 
     @contextmanager
     def averaged(self, module: nn.Module) -> Iterator[dict[str, Tensor]]:
+    def most(self, value: Tensor) -> Tensor:
+        """The largest of the ranks' values, in place, on the device."""
+        if self.size > 1:
+            dist.all_reduce(value, dist.ReduceOp.MAX)
+        return value
+
         """Within, batch-norm statistics are their means over the ranks; afterwards each its own.
 
         Yields every rank's own ones, (size, …) by name. Counts are the same on every rank.

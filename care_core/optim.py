@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from care_core.finite import Undo
 from care_core.spec import Optimizer, Schedule
 
 
@@ -18,24 +19,63 @@ def build_optimizer(spec: Optimizer, module: nn.Module) -> torch.optim.Optimizer
 
     LARS (You et al., 2017) is timm's. Biases and the scales and shifts of norms, which have one
     dimension, are neither adapted nor decayed, as in BYOL and Barlow Twins.
+
+    Each takes `found_inf`, a 0-d float on the device, as an attribute: where it is 1, a step
+    changes neither weights nor moments.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
     if spec.name == "adam":
         return torch.optim.Adam(trained, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
     if spec.name == "sgd":
-        return torch.optim.SGD(
+        sgd = torch.optim.SGD(
             trained, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True
         )
+        return _begun(sgd, spec.momentum)
     from timm.optim import Lars  # timm takes a second to import
 
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim > 1], "always_adapt": True},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return Lars(
+    lars = Lars(
         groups, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay,
         trust_coeff=spec.trust,
     )  # fmt: skip
+    return _gated(_begun(lars, spec.momentum))
+
+
+def _begun(optimizer: torch.optim.Optimizer, momentum: float) -> torch.optim.Optimizer:
+    """With velocities of 0: made within a first step that is left out, they would hold anything."""
+    for group in optimizer.param_groups if momentum else ():
+        for parameter in group["params"]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def _gated(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Let it heed `found_inf`, and fp16's `grad_scale`, as torch's fused optimisers do."""
+    held: list[tuple[Undo, Tensor]] = []
+
+    def before(*_: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if (scale := getattr(optimizer, "grad_scale", None)) is not None:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            torch._foreach_mul_(gradients, scale.double().reciprocal().float())
+        if (flag := getattr(optimizer, "found_inf", None)) is not None:
+            moments = [v for s in optimizer.state.values() for v in s.values() if v is not None]
+            undo = Undo([*parameters, *moments])
+            undo.remember()
+            held.append((undo, flag))
+
+    def after(*_: Any) -> None:
+        for undo, flag in held:
+            undo.back(flag)
+        held.clear()
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(after)
+    optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined]
+    return optimizer
 
 
 def learning_rate(schedule: Schedule, base: float, epoch: float, epochs: int) -> float:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from care_core.errors import SpecError
+from care_core import checkpoint
+from care_core.errors import CheckpointError, SpecError
 from care_core.spec import PretrainSpec
 from care_core.stepping import Stepper
 
@@ -39,10 +41,11 @@ def unpack(state: dict[str, Any], stepper: Stepper, place: str, say: Callable[[s
     other = PretrainSpec.model_validate_json(state["spec"])
     ranks = int(state["ranks"])
     most = max(ranks, world.size)
-    if _apart_from_ranks(other, most) != _apart_from_ranks(spec, most):
+    if not _same(other, spec, most):
+        newest = checkpoint.at_epoch(Path(place) / "checkpoints", None).name
         raise SpecError(
-            f"{place} holds a run of another spec ({other.name}, seed {other.seed}); "
-            "take an empty folder"
+            f"{place} holds a run of another spec ({other.name}, seed {other.seed}), by {newest}; "
+            "take an empty folder, or remove that file if it has strayed here"
         )
     if ranks != world.size:
         changes = _what_changes(spec, ranks, world.size)
@@ -59,6 +62,34 @@ def unpack(state: dict[str, Any], stepper: Stepper, place: str, say: Callable[[s
             method.get_buffer(name).copy_(own[world.rank])
     stepper.load_state_dict(state)
     return int(state["step"])
+
+
+def require_of(path: Path, spec: PretrainSpec) -> None:
+    """Check that a file in a run's folder, found by its name alone, is a checkpoint of that run.
+
+    Raises:
+        CheckpointError: it is of another spec, or cannot be read.
+    """
+    state = checkpoint.read(path)
+    other = PretrainSpec.model_validate_json(state["spec"])
+    if not _same(other, spec, int(state["ranks"])):
+        raise CheckpointError(
+            f"{path}: is of another run ({other.name}, seed {other.seed}); it has strayed here, "
+            "remove it"
+        )
+
+
+def _same(one: PretrainSpec, other: PretrainSpec, ranks: int) -> bool:
+    return _apart_from_ranks(one, ranks) == _apart_from_ranks(other, ranks)
+
+
+def replay(run_dir: Path, step: int) -> str:
+    """How to come to a step once more, in a sentence."""
+    before = [e for e in checkpoint.entries(run_dir / "checkpoints") if e.step < step]
+    start = f"goes on from {before[-1].path}" if before else "begins again"
+    first = before[-1].step + 1 if before else 1
+    through = f"steps {first} to {step}" if first < step else f"step {step}"
+    return f"To replay it, give the same command again: it {start} and does {through} anew, bitwise"
 
 
 def _apart_from_ranks(spec: PretrainSpec, ranks: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from care_core import models
 from care_core.distributed import World
 from care_core.errors import CareError
+from care_core.finite import Guard
 from care_core.methods import Method, Step
 from care_core.optim import build_optimizer
 from care_core.spec import PretrainSpec
@@ -21,6 +22,9 @@ class Stepper:
     The networks' passes have the spec's precision and may be compiled (`Method.through`); losses,
     weights and updates are fp32. In fp16 small gradients would vanish, so the loss is scaled
     before the backward, by a factor that halves when a gradient overflows; that update is left out.
+
+    A step that is not finite (`finite.Guard`) changes nothing: neither weights nor moments, batch
+    norm's statistics, slow copies or queues.
     """
 
     def __init__(
@@ -30,6 +34,10 @@ class Stepper:
         self.forward = world.parallel(method)
         self.optimizer = build_optimizer(spec.optimizer, method)
         self.scaler = torch.amp.GradScaler(device.type, enabled=spec.training.precision == "fp16")
+        self.trained = [p for p in method.parameters() if p.requires_grad]
+        slow = (p for p in method.parameters() if not p.requires_grad)
+        self.guard = Guard([*method.buffers(), *slow], device)
+        self.lost = torch.zeros((), device=device)  # 1: the last step's loss was not finite
 
     def update(self, images: Step, rate: float, share: float) -> dict[str, Tensor]:
         """One step. Returns the loss and its terms, detached, on the device.
@@ -40,19 +48,38 @@ class Stepper:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.guard.undo.remember()
         terms = self.backward(images)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        gradients = [p.grad for p in self.trained if p.grad is not None]
+        scale = self.scaler.scale(self.guard.one)
+        bad = self.guard.judge(images.number, terms, self.lost, gradients, scale)
+        self._apply(bad)
         self.method.after_step(share)
+        self.guard.undo.back(bad)
         return terms
 
+    def _apply(self, bad: Tensor) -> None:
+        """Let the optimiser update, but for what is bad or, in fp16, an overflow."""
+        if self.scaler.is_enabled():  # it looks itself, and finds what `backward` left there
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            return
+        self.optimizer.found_inf = bad  # type: ignore[attr-defined]
+        self.optimizer.step()
+        del self.optimizer.found_inf  # type: ignore[attr-defined]
+
     def backward(self, images: Step) -> dict[str, Tensor]:
-        """The gradients of a step, averaged over the ranks (scaled, in fp16)."""
+        """The gradients of a step, averaged over the ranks (scaled, in fp16).
+
+        Of a loss that is not finite on any rank they are not finite on all.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         try:
             with models.chance(self.spec, images.number, self.world.rank, self.device):
                 loss, terms = self.forward(images)
-            self.scaler.scale(loss).backward()
+            self.lost = self.world.most((~terms["loss"].isfinite()).float())
+            spoilt = 1 / (1 - self.lost)  # 1, or infinite
+            self.scaler.scale(loss * spoilt).backward()
         except torch._dynamo.exc.TorchDynamoException as error:
             how, why = self.spec.launch.compile, str(error).strip().splitlines()[:1]
             raise CareError(
@@ -68,11 +95,17 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimiser's moments and the scale of the loss, for a checkpoint."""
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        """The moments, the scale of the loss and how much was left out, for a checkpoint."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "skipped_updates": self.guard.skipped,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state_dict` back."""
         self.optimizer.load_state_dict(state["optimizer"])
         if state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
+        if "skipped_updates" in state:  # not in those of earlier versions
+            self.guard.skipped.copy_(state["skipped_updates"])

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from care_core import checkpoint, data, methods, metrics, resuming
+from care_core import checkpoint, data, finite, methods, metrics, resuming
 from care_core.device import set_up
 from care_core.distributed import ALONE, World
 from care_core.errors import CareError, Interrupted, SpecError
@@ -141,27 +141,43 @@ class _Run:
                 self._epoch_end(self.step // self.per_epoch)
             stopping = self.step < self.steps and self.world.any(self.stop())
             if stopping or self._save_is_due(epoch_ended):
-                self._save(terms["loss"])
+                self._save()
             if stopping:
                 raise Interrupted(f"stopped on request after step {self.step}; it can go on")
         return self._finish()
 
     def _record(self, terms: dict[str, Tensor], rate: float) -> None:
         """Read the terms off the device (the only synchronisation) and write them down."""
-        everywhere = self.world.mean(torch.stack(list(terms.values()))).tolist()
-        values = {**dict(zip(terms, everywhere, strict=True)), "lr": rate}
-        self._require_finite(values["loss"])
+        counts = self.stepper.guard.counts()
+        everywhere = self.world.mean(torch.stack([*terms.values(), *counts])).tolist()
+        self._require_finite(*everywhere[len(terms) :])
+        means = zip(terms, everywhere, strict=False)
+        values = {key: value for key, value in means if math.isfinite(value)} | {"lr": rate}
+        if self.spec.training.on_nan == "skip":
+            values["skipped_updates"] = everywhere[-2]
         self.latest |= values
         if self.log:
             self.log.append(self.step, values)
         self._progress()
 
-    def _require_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
+    def _require_finite(self, first: float, skipped: float, row: float) -> None:
+        """Stop if a step was not finite; with on_nan: skip, if none is any more."""
+        skipping = self.spec.training.on_nan == "skip"
+        if not first or (skipping and row < finite.ALL_BAD):
+            return
+        guard = self.stepper.guard
+        assert guard.terms is not None
+        found = finite.finding(int(first), guard.names, self.world.stack(guard.terms).tolist())
+        remedy = "lower optimizer.lr or raise method.temperature"
+        if skipping:
             raise CareError(
-                f"the loss is {loss} at step {self.step}; lower optimizer.lr or raise "
-                f"method.temperature, or replay from the last checkpoint in {self.run_dir}"
+                f"the last {row:.0f} updates were all left out, {skipped:.0f} in all "
+                f"(training.on_nan: skip): nothing is learnt any more, since {found}; {remedy}"
             )
+        raise CareError(
+            f"{found}; {remedy}, or leave such updates out (training.on_nan: skip, another run). "
+            f"Nothing of that step was kept. {resuming.replay(self.run_dir, int(first))}"
+        )
 
     def _epoch_end(self, epoch: int) -> None:
         every = self.spec.monitor.every_epochs
@@ -218,8 +234,8 @@ class _Run:
         """The epoch to be probed in place of the last one, by the official preset."""
         return self.best[1] or None if self.spec.checkpoint.select == "best" else None
 
-    def _save(self, loss: Tensor) -> None:
-        self._require_finite(float(self.world.mean(loss)))  # else nothing is worth keeping
+    def _save(self) -> None:
+        self._require_finite(*torch.stack(self.stepper.guard.counts()).tolist())
         with self.world.averaged(self.method) as statistics:
             if self.log:
                 self.log.sync()
@@ -274,6 +290,7 @@ class _Run:
                 "eta_s": left / speed if speed else None,
                 "data_bound": self.feed.data_bound(),
                 "heartbeat": time.time(),
+                "uptime": time.monotonic(),  # the heartbeat by the one clock that nobody sets
                 "metrics": self.latest,
             },
             durable=False,
@@ -286,6 +303,9 @@ class _Run:
             digest = checkpoint.weights_sha256(self.method.encoder)
         if not self.world.is_main:
             return dict(self.world.told())
+        # once more: the attempt that saved last may have been killed before it pruned
+        folder = self.run_dir / "checkpoints"
+        checkpoint.prune(folder, self.spec.checkpoint.keep, self._best_epoch())
         result = {
             "kind": "pretrain",
             "steps": self.steps,
@@ -295,10 +315,9 @@ class _Run:
             "metrics": self.latest,
             "images": self.feed.planner.images,
             "skipped": self.feed.skipped,  # files that cannot be decoded, by data.unreadable
+            "skipped_updates": int(self.stepper.guard.skipped),  # not finite, by training.on_nan
             "weights_sha256": digest,
-            "checkpoint": checkpoint.at_epoch(
-                self.run_dir / "checkpoints", self._best_epoch()
-            ).name,
+            "checkpoint": checkpoint.at_epoch(folder, self._best_epoch()).name,
             # what the bits depend on beside the spec
             "on": {
                 "device": self.device.type,

@@ -88,6 +88,7 @@ AN_EFFECT: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "its temperature": ([UNIFORM, {"loss": {"form": "official"}}], {"loss": {"temperature": 0.1}}),
     "SimCLR's temperature": ([], {"method": {"name": "simclr", "temperature": 0.1}}),
     "method": ([], MOCO),
+    "leaving out what is not finite": ([], {"training": {"on_nan": "skip"}}),
     "MoCo's queue": ([MOCO], {"method": {"name": "moco", "queue": 512}}),
     "MoCo's momentum": ([MOCO], {"method": {"name": "moco", "momentum": 0.9}}),
     "shuffling over ranks": ([MOCO, RANKS], {"method": {"name": "moco", "shuffle_bn": False}}),

@@ -273,3 +273,5 @@ class PretrainSpec(Section):
     def stem(self) -> Literal["cifar", "imagenet"]:
         """Of a ResNet: 3×3 without pooling for small images, or 7×7 with."""
         return self.model.stem or ("cifar" if self.image_size <= 64 else "imagenet")
+        if self.training.on_nan == "stop":  # then a run that ends met none
+            yield "training.on_nan"

@@ -236,6 +236,9 @@ class Training(Section):
 
 class Monitor(Section):
     """The kNN check while training. It splits the *training* images: the test set is not read."""
+    on_nan: Literal["stop", "skip"] = Field(
+        "stop", description="at a loss or gradient that is not finite: end, or leave the update out"
+    )
 
     every_epochs: int = Field(10, ge=0, description="0: never")
     k: int = Field(200, ge=1)
