@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from care_core.data import archives
 from care_core.data.layout import FILES, Split, md5
 from care_core.data.listing import Listing, image_files
 from care_core.errors import DataError
@@ -70,22 +71,31 @@ def prepare(data_dir: Path, progress: Callable[[str], None]) -> None:
     Raises:
         DataError: the download failed; says why.
     """
-    from torchvision.datasets import Flowers102
-
     if not verify(data_dir):
         progress(f"flowers102: already in {data_dir}")
         return
     progress(f"flowers102: downloading into {data_dir}")
-    # torchvision takes a folder with good .mat files for whole, however few images it has
-    (data_dir / _FOLDER / "setid.mat").unlink(missing_ok=True)
     try:
-        Flowers102(data_dir, download=True)
+        _fetch(data_dir / _FOLDER)
     except Exception as error:
         raise DataError(
             f"flowers102: the download failed ({error}); check the network, or unpack "
             f"102flowers.tgz in {data_dir / _FOLDER} by hand, put imagelabels.mat and setid.mat "
             "beside its jpg/, and run `carectl data verify flowers102`"
         ) from error
+
+
+def _fetch(root: Path) -> None:
+    from torchvision.datasets import Flowers102, utils
+
+    packed, mark = Flowers102._file_dict["image"]
+    address = Flowers102._download_url_prefix
+    utils.download_url(f"{address}{packed}", root, packed, mark)
+    wanted = {f"jpg/{_name(number)}" for number in range(1, IMAGES + 1)}
+    archives.unpack(root / packed, root, wanted, 2**30)
+    for key in ("label", "setid"):
+        name, mark = Flowers102._file_dict[key]
+        utils.download_url(f"{address}{name}", root, name, mark)
 
 
 def _read(path: Path, key: str) -> npt.NDArray[np.int64]:
