@@ -340,7 +340,7 @@ def test_preparing_a_set_that_is_there_and_whole_gets_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write("cifar10", tmp_path, monkeypatch)
-    monkeypatch.setattr(datasets.CIFAR10, "download", lambda self: pytest.fail("a download"))
+    monkeypatch.setattr(datasets.utils, "download_url", lambda *_: pytest.fail("a download"))
     said: list[str] = []
     data.prepare("cifar10", tmp_path, said.append)
     assert said == [f"cifar10: already in {tmp_path}"]
@@ -349,10 +349,10 @@ def test_preparing_a_set_that_is_there_and_whole_gets_nothing(
 def test_a_download_that_fails_is_told_with_where_to_put_the_files_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: datasets.CIFAR10) -> None:
+    def fail(*_: object) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(datasets.CIFAR10, "download", fail)
+    monkeypatch.setattr(datasets.utils, "download_url", fail)
     place = tmp_path / "cifar-10-batches-py"
     said = rf"download failed \(no route to host\).*into {place} by hand.*data verify cifar10"
     with pytest.raises(DataError, match=said):

@@ -19,7 +19,6 @@ from care_core.data.layout import FILES, md5
 from care_core.errors import DataError
 from care_core.spec.facts import DATASETS
 
-
 #: Bytes that a set's archive may hold; about half as much again as it does.
 MOST = {"cifar10": 2**28, "cifar100": 2**28, "stl10": 2**32}
 
