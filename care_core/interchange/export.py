@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -95,7 +96,8 @@ def loading(spec: PretrainSpec, file: str) -> dict[str, str]:
     the weights. The result maps normalised images to features.
     """
     name = spec.model.backbone
-    load = f'model.load_state_dict(load_file("{file}"))'
+    # a file's name may have quotes: what is printed here is pasted and run
+    load = f"model.load_state_dict(load_file({json.dumps(file, ensure_ascii=False)}))"
     imports = "from safetensors.torch import load_file"
     if name in ("small", "deepset"):
         width = spec.model.width or (SMALL_WIDTH if name == "small" else DEEPSET_WIDTH)

@@ -19,6 +19,13 @@ Hosts = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._,\[\]
 Amount = Annotated[str, StringConstraints(pattern=r"^[0-9]+[KMGT]?$")]
 Length = Annotated[str, StringConstraints(pattern=r"^([0-9]+-)?[0-9]{1,2}(:[0-9]{2}){1,2}$")]
 
+# A variable whose name says that it is secret, set to words and not to a file's or a variable's.
+_SECRET = re.compile(
+    r"(?:password|passwd|passphrase|secret|token|credentials?|(?:api|access|private|secret)_?key)"
+    r"=(?![\"']?(?:\$|`|\s|$))|://[^\s/]*:[^\s/]*@",
+    re.IGNORECASE,
+)
+
 # What carectl sets itself; another value would break the job or the record of it.
 _OURS = {
     "account", "array", "constraint", "cpus-per-task", "dependency", "error", "exclude", "export",
@@ -62,7 +69,7 @@ class Launch(BaseModel):
     exclude: Hosts | None = None
     sbatch: dict[str, str | int | bool] = Field({}, description="further options of sbatch")
     setup: tuple[str, ...] = Field(
-        (), description="shell lines before the job, such as module load"
+        (), description="shell lines that SLURM's batch script runs before the job"
     )
     grace_s: int = Field(120, ge=10, le=3600, description="seconds of warning before the limit")
     max_requeues: int = Field(50, ge=0, description="preemptions and time limits to survive")
@@ -73,7 +80,8 @@ class Launch(BaseModel):
         for key, value in options.items():
             if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
                 raise ValueError(f"'{key}' is not an option's long name, such as 'reservation'")
-            if key in _OURS:
+            # sbatch takes the beginning of an option's name for it; --gpus is one of its own
+            if any(name.startswith(key) for name in _OURS) and key != "gpus":
                 raise ValueError(f"'{key}' is set by carectl; see the other settings of launch")
             if isinstance(value, str) and not value.isprintable():
                 raise ValueError(
@@ -87,6 +95,11 @@ class Launch(BaseModel):
         for line in lines:
             if not line.isprintable():
                 raise ValueError("a line has a line break or control character; give two lines")
+            if _SECRET.search(line):
+                raise ValueError(
+                    "a line holds a secret, and a spec is kept and sent to MLflow; put it into a "
+                    "file that you alone can read, and source that: . ~/.secrets"
+                )
             if line.lstrip().startswith("#SBATCH"):
                 raise ValueError(
                     "options of sbatch belong into launch.sbatch, where they are checked"

@@ -61,5 +61,7 @@ def _bullets(lines: Iterable[str]) -> list[str]:
 
 
 def _escape(words: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\|\[\]<>*`_])", r"\\\1", " ".join(words.split()))
+    """Text that Markdown shows as it is, on one line: no mark, heading, list, link or entity."""
+    flat = re.sub(r"([\\|\[\]<>*`_~#&$])", r"\\\1", " ".join(words.split()))
+    flat = re.sub(r"^([-+=]|\d+[.)])(?=\s|$)", lambda m: f"{m[1][:-1]}\\{m[1][-1]}", flat)
+    return re.sub(r"(?<=\w):(?=//)", r"\\:", flat)
