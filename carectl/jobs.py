@@ -52,6 +52,7 @@ def execute(run_dir: str, attempt: int, chosen: list[str]) -> None:
 
     A second job for the same run ends at once: one holds the run's lock.
     """
+    signals = _listen()
     trust.tighten()
     run, here = Run(Path(run_dir)), _place()
     folder = run.path / "attempts" / str(attempt)
@@ -66,13 +67,6 @@ def execute(run_dir: str, attempt: int, chosen: list[str]) -> None:
     _sign_in(folder, here, chosen)
     if (folder / "cancelled.json").exists():  # while it was starting
         return
-    signals: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        signals.append(number)  # nothing is saved in a handler: the step in flight ends first
-
-    for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, note)
     tracker = publishing.tracker(run) if here.rank == 0 else None
     if tracker:
         tracker.start()
@@ -91,6 +85,21 @@ def execute(run_dir: str, attempt: int, chosen: list[str]) -> None:
     finally:
         for handle in held:
             os.close(handle)
+
+
+def _listen() -> list[int]:
+    """From now on note the signals that ask this job to stop; submitit would drop or act on them.
+
+    Nothing is saved in a handler: the step in flight ends first.
+    """
+    signals: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, note)
+    return signals
 
 
 def _place() -> Place:
@@ -139,6 +148,7 @@ def _sign_in(folder: Path, here: Place, chosen: list[str]) -> None:
             "device": device,
             "hardware": provenance.hardware() if here.rank == 0 else None,
             "since": time.time(),
+            "uptime": time.monotonic(),
         },
     )
     if here.rank == 0:

@@ -206,7 +206,7 @@ def status(run: Run) -> Status:
         if waiting := tickets.of(run.path.parent, run.id):
             return Status("queued", _waits_for(run, waiting[0]))
     elif processes.alive(handle):
-        silence = _silence(run, handle)
+        silence = _silence(run, handle, here=True)
         if silence > STALE_AFTER_S and run.progress:
             return Status("stale", f"no heartbeat for {silence:.0f} s")
         return Status("running", f"on {handle['host']}, device {handle.get('device', '?')}")
@@ -279,9 +279,16 @@ def _on_cluster(run: Run, attempt: Path) -> Status:
     return Status("lost", f"SLURM says {job.state}; {_last_words(attempt)}")
 
 
-def _silence(run: Run, handle: dict[str, Any] | None) -> float:
-    """Seconds since the job was last heard of."""
-    beats = [run.progress.get("heartbeat"), (handle or {}).get("since")]
+def _silence(run: Run, handle: dict[str, Any] | None, *, here: bool = False) -> float:
+    """Seconds since the job was last heard of.
+
+    Of a process `here` by this machine's uptime: the clock may be set while it runs. From another
+    host by the clock, so that a jump of either shows until the next heartbeat.
+    """
+    handle = handle or {}
+    if here and handle.get("uptime"):
+        return time.monotonic() - max(handle["uptime"], run.progress.get("uptime", 0.0))
+    beats = [run.progress.get("heartbeat"), handle.get("since")]
     return time.time() - max([beat for beat in beats if beat] or [0.0])
 
 

@@ -144,6 +144,7 @@ class _Pulse:
                 "images_per_s": None,
                 "eta_s": None,
                 "heartbeat": time.time(),
+                "uptime": time.monotonic(),
                 "metrics": {},
             },
             durable=False,
