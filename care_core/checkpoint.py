@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,7 +21,7 @@ from torch import nn
 
 from care_core.distributed import ALONE, World
 from care_core.errors import CheckpointError, StorageError
-from care_core.files import write_bytes
+from care_core.files import storage_error, write_bytes
 
 _NAME = re.compile(r"e(\d+)(\+?)-s(\d+)-([0-9a-f]{16})\.pt")
 
@@ -106,6 +107,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     match = _NAME.fullmatch(path.name)
     if match and hashlib.sha256(data).hexdigest()[:16] != match[4]:
         raise CheckpointError(f"{path}: damaged or truncated (its content is not what was written)")
+    require_unpacked(path, data)
     try:
         state = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except UnpicklingError as error:
@@ -116,7 +118,38 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged or not a checkpoint") from error
     if not isinstance(state, dict) or "model" not in state:
         raise CheckpointError(f"{path}: not a checkpoint of this engine (it has no 'model')")
+    if match and not _is_named(state, match):
+        raise CheckpointError(
+            f"{path}: is not what its name says, but the state after step {state['step']}"
+        )
     return state
+
+
+def require_unpacked(path: Path, data: bytes) -> None:
+    """Refuse a file whose parts are compressed: a small one could become one of any size.
+
+    Raises:
+        CheckpointError: names the file. torch itself never compresses.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
+            packed = any(part.compress_type != zipfile.ZIP_STORED for part in file.infolist())
+    except Exception:  # it is no zip, or a damaged one: torch says so
+        return
+    if packed:
+        raise CheckpointError(f"{path}: refused, its parts are compressed, which torch never does")
+
+
+def _is_named(state: dict[str, Any], name: re.Match[str]) -> bool:
+    """Whether a state is of the step and the epoch that its file's name says.
+
+    The digest does not tell: it is of the content, and goes with it into a wrong name.
+    """
+    step, per_epoch = state.get("step"), state.get("steps_per_epoch")
+    if not step or not per_epoch:
+        return True
+    said = int(name[3]), int(name[1]), not name[2]
+    return said == (step, step // per_epoch, step % per_epoch == 0)
 
 
 def latest(
@@ -128,6 +161,9 @@ def latest(
     """The newest state that can be trusted, or None; each file passed over is said aloud.
 
     Rank 0 looks for it, and all ranks of the world read the file that it found.
+
+    Raises:
+        StorageError: one cannot be read now, or a damaged one cannot be set aside.
     """
     state = path = None
     for entry in reversed(entries(folder)) if world.is_main else ():
@@ -136,9 +172,16 @@ def latest(
             break
         except CheckpointError as error:
             say(f"{error}; falling back to the checkpoint before it")
-            entry.path.rename(entry.path.with_suffix(".damaged"))
+            _set_aside(entry.path)
     path = world.told(path)
     return read(path, device) if path and not state else state
+
+
+def _set_aside(path: Path) -> None:
+    try:
+        path.rename(path.with_suffix(".damaged"))
+    except OSError as error:
+        raise storage_error(path, error) from error
 
 
 def at_epoch(folder: Path, epoch: int | None) -> Path:
