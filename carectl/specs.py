@@ -76,8 +76,13 @@ def find(spec: str) -> Path:
     """
     if spec == "-":
         return Path("/dev/stdin")
-    if spec and Path(spec).exists() and not Path(spec).is_dir():
-        return Path(spec)
+    try:
+        folder = bool(spec) and Path(spec).is_dir()
+        if spec and not folder and Path(spec).exists():
+            return Path(spec)
+    except OSError as error:  # such as a name that is too long for one
+        shown = f"{spec[: yamlpos.SHOWN]}{'…' * (len(spec) > yamlpos.SHOWN)}"
+        raise CommandError(f"no spec '{shown}' ({error.strerror})") from error
     shipped = names()
     if spec in shipped:
         return _shipped() / f"{spec}.yaml"
@@ -85,7 +90,7 @@ def find(spec: str) -> Path:
         near = [str(p) for p in _siblings(Path(spec))]
         hint = complaints.did_you_mean(spec, near + [f"{name}.yaml" for name in shipped])
         raise CommandError(f"no spec file '{spec}'{hint}")
-    if spec and Path(spec).is_dir():
+    if folder:
         raise CommandError(f"'{spec}' is a folder; give a spec file in it")
     shipped = [name for name in shipped if "/" in name]  # the others are grids
     hint = complaints.did_you_mean(spec, shipped)

@@ -87,6 +87,18 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mlflow.db"
 
 
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str | bytes], Path]:
+    """Write a text as a spec file."""
+
+    def put(text: str | bytes) -> Path:
+        path = tmp_path / "spec.yaml"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    return put
+
+
 class Project:
     """A project folder, and `carectl` run in it as a person would."""
 

@@ -97,7 +97,9 @@ def test_a_model_that_timm_has_not_is_told_with_those_like_it() -> None:
     with pytest.raises(
         SpecError, match=r"model\.backbone: timm has no model 'resnet9'; it has .*res"
     ):
-        models.backbone(Model(backbone="timm/resnet9"))
+        models.backbone(Model.model_construct(backbone="timm/resnet9"))
+    with pytest.raises(ValueError, match="timm has no model 'resnet9', did you mean timm/resnet"):
+        Model(backbone="timm/resnet9")
 
 
 def test_projections_are_fp32_unit_rows_even_in_autocast() -> None:

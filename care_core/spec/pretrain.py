@@ -73,6 +73,7 @@ class PretrainSpec(Section):
         problems = [
             *self._batch_problems(),
             *self._schedule_problems(),
+            *self._loss_problems(),
             *self.rank_problems(self.launch.ranks),
             *self._leak_problems(),
             *cloud_spec.problems(self),
@@ -138,6 +139,15 @@ class PretrainSpec(Section):
                 f"schedule.milestones: epoch {plan.milestones[-1]} is past the last of {epochs}"
             )
         return found
+
+    def _loss_problems(self) -> list[str]:
+        loss = self.loss
+        if loss.method + loss.alignment + loss.uniformity + self.equivariance.weight > 0:
+            return []
+        return [
+            "loss.method: 0 leaves nothing to optimise; give loss.alignment, loss.uniformity or "
+            "equivariance.weight a weight, or take 1"
+        ]
 
     def rank_problems(self, ranks: int) -> list[str]:
         """What is wrong with as many ranks: each needs as many images and splits as the others."""
@@ -265,6 +275,8 @@ class PretrainSpec(Section):
             yield "optimizer.trust"
         if self.schedule.name != "multistep":
             yield from ("schedule.milestones", "schedule.gamma")
+        if self.training.on_nan == "stop":  # then a run that ends met none
+            yield "training.on_nan"
         if self.data.clouds:
             yield from (f"augment.{key}" for key in Augment.model_fields if key != "ranks")
             yield from ("model.stem", "equivariance.crop")
@@ -273,5 +285,3 @@ class PretrainSpec(Section):
     def stem(self) -> Literal["cifar", "imagenet"]:
         """Of a ResNet: 3×3 without pooling for small images, or 7×7 with."""
         return self.model.stem or ("cifar" if self.image_size <= 64 else "imagenet")
-        if self.training.on_nan == "stop":  # then a run that ends met none
-            yield "training.on_nan"

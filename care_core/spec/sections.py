@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from care_core.spec import timm_names
 from care_core.spec.facts import DATASETS, OWN, DatasetName
 
 #: Channels of the small backbone's first stage, unless a spec says otherwise.
@@ -33,7 +34,8 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Channels = tuple[float, float, float]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Channels = tuple[Finite, Finite, Finite]
 
 
 class Section(BaseModel):
@@ -166,8 +168,10 @@ class Model(Section):
     @field_validator("backbone")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name in BACKBONES or re.fullmatch(r"timm/[A-Za-z0-9_.]+", name):
+        if name in BACKBONES:
             return name
+        if re.fullmatch(r"timm/[A-Za-z0-9_.]+", name):
+            return timm_names.known(name)
         near = difflib.get_close_matches(name, BACKBONES, 1)
         hint = f", did you mean {near[0]}?" if near else ""
         raise ValueError(f"'{name}' is not one of {', '.join(BACKBONES)}, timm/NAME{hint}")
@@ -212,7 +216,7 @@ class Schedule(Section):
 
     name: Literal["constant", "cosine", "multistep"] = "constant"
     warmup_epochs: int = Field(0, ge=0)
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[Annotated[int, Field(ge=0)], ...] = ()
     gamma: float = Field(0.1, gt=0, le=1, description="factor at each milestone")
 
     @model_validator(mode="after")
@@ -232,13 +236,13 @@ class Training(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="of the networks' passes, by autocast; losses and weights are fp32"
     )
+    on_nan: Literal["stop", "skip"] = Field(
+        "stop", description="at a loss or gradient that is not finite: end, or leave the update out"
+    )
 
 
 class Monitor(Section):
     """The kNN check while training. It splits the *training* images: the test set is not read."""
-    on_nan: Literal["stop", "skip"] = Field(
-        "stop", description="at a loss or gradient that is not finite: end, or leave the update out"
-    )
 
     every_epochs: int = Field(10, ge=0, description="0: never")
     k: int = Field(200, ge=1)
