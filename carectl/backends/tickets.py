@@ -1,6 +1,8 @@
 """The local queue's tickets: one file a waiting job in `runs/.queue/`, named by its time.
 
 A ticket's file is the only sign that a job waits: it appears and goes in one rename or unlink.
+What it names is executed, so only a folder counts that nobody else can write to, and that was made
+where it lies: one that came with a copied or received runs folder has another inode than it says.
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from care_core.files import read_json, write_json
+from care_core.files import read_json, write_bytes, write_json
+from carectl import trust
+
+_HOME = "home"  # the folder's own inode
 
 
 def folder(runs_dir: Path) -> Path:
@@ -20,20 +25,39 @@ def folder(runs_dir: Path) -> Path:
 
 
 def write(runs_dir: Path, run_id: str, content: dict[str, Any]) -> Path:
-    """Put a ticket at the end of the line."""
-    path = folder(runs_dir) / f"{time.time_ns():020d}-{run_id}.json"
+    """Put a ticket at the end of the line.
+
+    Raises:
+        CommandError: the folder is another user's, or cannot be kept from others.
+    """
+    place = folder(runs_dir)
+    trust.private(place)
+    if not _made_here(place):
+        for strange in place.glob("[0-9]*.json"):
+            strange.unlink(missing_ok=True)
+        write_bytes(place / _HOME, str(place.stat().st_ino).encode())
+    path = place / f"{time.time_ns():020d}-{run_id}.json"
     write_json(path, content)
     return path
 
 
 def waiting(runs_dir: Path) -> list[Path]:
-    """The tickets, oldest first."""
-    return sorted(folder(runs_dir).glob("[0-9]*.json"))
+    """The tickets, oldest first; none in a folder that is not to be believed."""
+    place = folder(runs_dir)
+    return sorted(place.glob("[0-9]*.json")) if _made_here(place) else []
 
 
 def of(runs_dir: Path, run_id: str) -> list[Path]:
     """The tickets of one run."""
     return [path for path in waiting(runs_dir) if path.stem.split("-", 1)[1] == run_id]
+
+
+def _made_here(place: Path) -> bool:
+    try:
+        facts = place.stat()
+        return trust.own(facts) and (place / _HOME).read_bytes() == str(facts.st_ino).encode()
+    except OSError:
+        return False
 
 
 def read(path: Path) -> dict[str, Any] | None:
