@@ -1,5 +1,6 @@
 # make demo: install, train SimCLR and CARE-SimCLR on real digits, probe both, print Table 1.
 # make test: the whole test suite.   make check: format, lint, types.
+# make audit: known vulnerabilities of what the lock names, asked of PyPI (needs the network).
 # make docs: the documentation, into site/.   make clean: forget it all.
 SHELL := /bin/bash
 VENV := .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test check docs format install lock clean
+.PHONY: demo test check audit docs format install lock clean
 
 install: $(VENV)/.installed
 
@@ -42,6 +43,13 @@ $(VENV)/.documenting: $(VENV)/.installed
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# In an environment of its own, thrown away again. A package that could not be looked up fails it:
+# what was not asked about is not known to be safe.
+audit:
+	@at=$$(mktemp -d) && trap 'rm -rf "$$at"' EXIT && $(PYTHON) -m venv $$at \
+		&& $$at/bin/python -m pip install --quiet --disable-pip-version-check pip-audit \
+		&& $$at/bin/pip-audit --strict --no-deps --disable-pip -r requirements.lock
 
 # Names and versions only: no address of any index gets into the lock.
 lock: install $(VENV)/.documenting
