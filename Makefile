@@ -33,7 +33,7 @@ check: install
 
 # Apart from `dev`: what builds the site takes seconds to install, and no test needs it.
 docs: $(VENV)/.documenting
-	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "docs: open site/index.html"
 
 $(VENV)/.documenting: $(VENV)/.installed
