@@ -221,12 +221,15 @@ def read(path: Path) -> Document:
     """Read a file whose root is a mapping.
 
     Raises:
-        SpecFileError: not UTF-8, not YAML, empty, too large, or with parts that are refused.
-        OSError: the file cannot be read.
+        SpecFileError: it cannot be read, is not UTF-8, not YAML, empty, too large, or has parts
+            that are refused.
     """
-    with path.open("rb") as file:
-        raw = file.read(MAX_BYTES + 1)
     start = Mark(str(path))
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise SpecFileError([problem(start, "", f"cannot be read ({error.strerror})")]) from None
     if len(raw) > MAX_BYTES:
         message = f"is larger than {MAX_BYTES // 1000} kB; this cannot be a spec"
         raise SpecFileError([problem(start, "", message)])
