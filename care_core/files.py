@@ -37,6 +37,17 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
         raise storage_error(path, error) from error
 
 
+def require_writable(folder: Path) -> None:
+    """Find out before hours of work what its end would find out.
+
+    Raises:
+        StorageError: nothing can be written to the folder.
+    """
+    probe = folder / f".probe-{os.getpid()}"
+    write_bytes(probe, b"?", durable=False)
+    probe.unlink()
+
+
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Replace `path` atomically by JSON."""
     write_bytes(path, (json.dumps(value, indent=1) + "\n").encode(), durable=durable)
@@ -47,7 +58,7 @@ def read_json(path: Path) -> Any:
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - hot: a status reads tens of thousands
             return json.loads(file.read())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -61,7 +72,7 @@ def storage_error(path: Path, error: OSError) -> StorageError:
         )
     return StorageError(
         f"{path.parent}: cannot write {path.name} ({error.strerror}); "
-        "make the folder writable or choose another with --runs-dir"
+        "make the folder writable, or choose another with --runs-dir or --data-dir"
     )
 
 

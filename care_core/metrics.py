@@ -66,7 +66,9 @@ def read(run_dir: Path) -> Iterator[Row]:
             try:
                 fields = json.loads(line)
                 row = Row(fields["key"], fields["value"], fields["step"], fields["timestamp"])
-            except (ValueError, KeyError, TypeError):
+                if not _sound(row):
+                    return
+            except (ValueError, KeyError, TypeError, RecursionError):
                 return
             if not line.endswith(b"\n"):
                 return
@@ -76,7 +78,8 @@ def read(run_dir: Path) -> Iterator[Row]:
 def published(run_dir: Path) -> int:
     """The step up to which rows may have been published; -1: none."""
     record = read_json(run_dir / "published.json")
-    return int(record["step"]) if record else -1
+    step = record.get("step") if isinstance(record, dict) else None
+    return step if isinstance(step, int) else -1
 
 
 def publishing(run_dir: Path, step: int) -> None:
@@ -88,12 +91,17 @@ def publishing(run_dir: Path, step: int) -> None:
 def complete(run_dir: Path) -> bool:
     """Whether everything of a done run was published."""
     record = read_json(run_dir / "published.json")
-    return bool(record and record.get("complete"))
+    return isinstance(record, dict) and bool(record.get("complete"))
 
 
 def completed(run_dir: Path, step: int) -> None:
     """Record that everything up to the last step was published."""
     write_json(run_dir / "published.json", {"step": step, "complete": True})
+
+
+def _sound(row: Row) -> bool:
+    whole = isinstance(row.step, int) and isinstance(row.timestamp, int)
+    return isinstance(row.key, str) and isinstance(row.value, int | float) and whole
 
 
 def _line(row: Row) -> bytes:

@@ -6,6 +6,7 @@ torch and work; measuring the same again replaces it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -101,7 +102,8 @@ def gpu_hours(runs_dir: Path, plan: Sequence[Planned]) -> dict[str, Estimate]:
     for run in runs.listing(runs_dir):
         result = run.result
         if run.record.get("kind") == "pretrain" and result and result.get("images_per_s"):
-            done.setdefault(work(run.record["spec"]), []).append(result)
+            with contextlib.suppress(KeyError, TypeError, AttributeError):  # not a whole spec
+                done.setdefault(work(run.record["spec"]), []).append(result)
     benches = kept(runs_dir)
     found = {}
     for run_id, spec in asked:

@@ -112,6 +112,8 @@ class Grid(_Part):
                 for word in sorted(set(asked) - set(there)):
                     hint = did_you_mean(word, there)
                     found.append(f"profiles.{name}.{key}: '{word}' is not one of the {what}{hint}")
+            if len(set(profile.seeds)) < len(profile.seeds):
+                found.append(f"profiles.{name}.seeds: each seed once")
         kinds = probe_kinds()
         named = [("probes", self.probes)]
         named += [(f"profiles.{k}.probes", p.probes or []) for k, p in self.profiles.items()]

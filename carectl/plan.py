@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +18,8 @@ from care_core import data
 from care_core.errors import CheckpointError
 from care_core.spec import USUAL_KINDS, Data, PretrainSpec, ProbeSpec, probe_kinds
 from care_core.spec.launch import Launch
-from carectl import identity, reuse, runs
-from carectl.errors import CommandError
+from carectl import identity, records, reuse, runs
+from carectl.errors import ENVIRONMENT, CommandError
 from carectl.identity import Identity
 from carectl.runs import Run
 
@@ -134,7 +135,7 @@ class Planner:
 
         fields = asked.identity.fields
         for run, done in self._done_probes.get((spec.source, spec.epoch), []):
-            if reuse.answers(done, run.record["identity"], spec, fields):
+            if reuse.answers(done, run.record.get("identity", {}), spec, fields):
                 mark = Identity(run.record["identity"], run.record["sha256"], run.id)
                 yaml = (run.path / "spec.yaml").read_text()
                 return self._merge(
@@ -176,26 +177,27 @@ class Planner:
             record = run.record
             if record.get("kind") == "probe" and run.result:
                 with contextlib.suppress(ValueError):  # of a version that asked otherwise
-                    spec = ProbeSpec.model_validate(record["spec"])
+                    spec = ProbeSpec.model_validate(record.get("spec"))
                     found.setdefault((spec.source, spec.epoch), []).append((run, spec))
         return found
 
     def again(self, run: Run) -> Planned:
         """Plan a run that is there as it was asked before, whatever the recipes say now."""
         record, job = run.record, run.job
-        kind: Literal["pretrain", "probe"] = record["kind"]
-        spec: PretrainSpec | ProbeSpec = (
-            PretrainSpec if kind == "pretrain" else ProbeSpec
-        ).model_validate(record["spec"])
-        depends = (str(job["source_run"]),) if job.get("source_run") else ()
-        self.planned[record["sha256"]] = self._judge(
-            Planned(
-                kind, record["name"], Identity(record["identity"], record["sha256"], run.id), spec,
-                (run.path / "spec.yaml").read_text(), Launch.model_validate(job.get("launch", {})),
-                depends, job.get("source_run"), job.get("checkpoint"), run_id=run.id,
-            )
-        )  # fmt: skip
-        return self.planned[record["sha256"]]
+        with _as_recorded(run):
+            kind: Literal["pretrain", "probe"] = record["kind"]
+            spec: PretrainSpec | ProbeSpec = (
+                PretrainSpec if kind == "pretrain" else ProbeSpec
+            ).model_validate(record["spec"])
+            depends = (str(job["source_run"]),) if job.get("source_run") else ()
+            mark = Identity(record["identity"], record["sha256"], run.id)
+            planned = Planned(
+                kind, record["name"], mark, spec, (run.path / "spec.yaml").read_text(),
+                Launch.model_validate(job.get("launch", {})), depends, job.get("source_run"),
+                job.get("checkpoint"), run_id=run.id,
+            )  # fmt: skip
+        self.planned[mark.sha256] = self._judge(planned)
+        return self.planned[mark.sha256]
 
     def refresh(self) -> list[Planned]:
         """The plan in order, each run judged by the state of its folder now."""
@@ -290,6 +292,18 @@ class Planner:
         return self._fingerprints[key]
 
 
+@contextlib.contextmanager
+def _as_recorded(run: Run) -> Iterator[None]:
+    """What a run's folder says is used as it is: where it cannot be, the folder is named."""
+    try:
+        yield
+    except (KeyError, ValueError) as error:
+        why = records.broken(run.path) or (
+            "its spec.json or job.json is not of this version; ask for it anew by its spec.yaml"
+        )
+        raise CommandError(f"{run.id}: {why}", ENVIRONMENT) from error
+
+
 def _called(data: Data) -> str:
     """A dataset's name, of a folder the folder's."""
     return Path(data.path).name if data.path else data.name
@@ -309,9 +323,11 @@ def source_of(
     Raises:
         CommandError: no such run, not a pretraining, or not yet trained to its end.
     """
-    path = Path(text)
+    path, there = Path(text), False
     if path.suffix == ".pt":
-        if not path.exists():
+        with contextlib.suppress(OSError):  # such as a name that is too long for one
+            there = path.exists()
+        if not there:
             raise CommandError(f"no checkpoint file '{text}'")
         from care_core import checkpoint  # torch is loaded for a file from outside alone
 
@@ -326,6 +342,8 @@ def source_of(
                 f"{path}: not a checkpoint of this engine (it has no spec, or another version's)"
             ) from error
     run = runs.find(runs_dir, text)
+    if why := records.broken(run.path):
+        raise CommandError(f"{run.id}: {why}", ENVIRONMENT)
     if run.record.get("kind") != "pretrain":
         raise CommandError(f"{run.id} is not a pretraining, so there is no encoder to probe")
     epochs = runs.epochs(run)
@@ -341,4 +359,5 @@ def source_of(
             f"{run.id} is {state}, so its last epoch is not there yet; give --epoch N for an "
             "earlier one, or finish it with the command that began it"
         )
-    return PretrainSpec.model_validate(run.record["spec"]), run
+    with _as_recorded(run):
+        return PretrainSpec.model_validate(run.record["spec"]), run

@@ -26,9 +26,10 @@ def describe(pid: int) -> dict[str, Any]:
 
 def alive(handle: dict[str, Any]) -> bool:
     """Whether the process described is still running here (a zombie is not)."""
-    if handle.get("host") != host() or handle.get("boot") != _boot():
+    pid = handle.get("pid")
+    if handle.get("host") != host() or handle.get("boot") != _boot() or not isinstance(pid, int):
         return False
-    ticks = _start_ticks(int(handle["pid"]))
+    ticks = _start_ticks(pid)
     return ticks is not None and ticks == handle.get("started_ticks")
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from care_core.files import read_json, write_bytes, write_json
-from carectl import processes, redaction, trust
+from care_core.files import storage_error, write_bytes, write_json
+from carectl import processes, records, redaction, trust
 from carectl.backends import tickets
 from carectl.errors import CommandError
 from carectl.identity import SHOWN, Identity
@@ -22,6 +24,7 @@ State = Literal[
     "new", "queued", "running", "stale", "done", "failed", "cancelled", "blocked", "lost"
 ]
 STALE_AFTER_S = 600
+_ROOM = 2**16  # bytes: with fewer left not even a note may fit
 _SETTLED_NS = 2 * 10**9  # file systems count no finer than this
 _NOTES: dict[str, State] = {
     "cancelled": "cancelled",
@@ -43,21 +46,20 @@ class Run(NamedTuple):
     @property
     def record(self) -> dict[str, Any]:
         """spec.json: kind, name, sha256, identity, spec."""
-        return dict(read_json(self.path / "spec.json") or {})
+        return records.read(self.path / "spec.json") or {}
 
     @property
     def job(self) -> dict[str, Any]:
         """job.json: where data lies, threads, tracking, dependencies. Changes no result."""
-        return dict(read_json(self.path / "job.json") or {})
+        return records.read(self.path / "job.json") or {}
 
     @property
     def result(self) -> dict[str, Any] | None:
-        found = read_json(self.path / "result.json")
-        return dict(found) if found else None
+        return records.read(self.path / "result.json") or None
 
     @property
     def progress(self) -> dict[str, Any]:
-        return dict(read_json(self.path / "progress.json") or {})
+        return records.read(self.path / "progress.json") or {}
 
     @property
     def attempts(self) -> list[Path]:
@@ -66,7 +68,7 @@ class Run(NamedTuple):
             names = os.listdir(folder)  # noqa: PTH208
         except FileNotFoundError:
             return []
-        return [folder / str(n) for n in sorted(int(name) for name in names if name.isdigit())]
+        return [folder / str(n) for n in sorted(int(name) for name in names if name.isdecimal())]
 
     def new_attempt(self) -> Path:
         """The folder of the next attempt, made; what is put there is executed.
@@ -91,7 +93,7 @@ class Status(NamedTuple):
 
 def logs(attempt: Path, rank: int, kind: str = "*") -> list[Path]:
     """The files into which a rank of an attempt printed; `kind` is out or err."""
-    found = read_json(attempt / "submission.json")
+    found = records.read(attempt / "submission.json")
     if found:
         from carectl.backends import slurm
 
@@ -124,7 +126,7 @@ def create(runs_dir: Path, identity: Identity, record: dict[str, Any], yaml: str
 def by_hash(runs_dir: Path, sha256: str) -> Run | None:
     """The run of a hash, whatever it is called."""
     for name in _by_digits(runs_dir).get(sha256[:SHOWN], ()):
-        if (read_json(runs_dir / name / "spec.json") or {}).get("sha256") == sha256:
+        if (records.read(runs_dir / name / "spec.json") or {}).get("sha256") == sha256:
             return Run(runs_dir / name)
     return None
 
@@ -169,7 +171,9 @@ def find(runs_dir: Path, text: str) -> Run:
     Raises:
         CommandError: none or several fit; says which.
     """
-    if "/" in text and Path(text).resolve().parent == runs_dir.resolve():
+    if not text:
+        raise CommandError("which run? Give its id, a prefix of it, or its name, as in status")
+    if "/" in text and "\0" not in text and Path(text).resolve().parent == runs_dir.resolve():
         text = Path(text).name  # as the shell completes it
     hits = [
         run
@@ -184,7 +188,8 @@ def find(runs_dir: Path, text: str) -> Run:
     if len(hits) == 1:
         return hits[0]
     if not hits:
-        raise CommandError(f"no run '{text}' in {runs_dir}; `carectl status` lists what is there")
+        shown = text if len(text) < 200 else f"{text[:200]}…"
+        raise CommandError(f"no run '{shown}' in {runs_dir}; `carectl status` lists what is there")
     names = ", ".join(run.id for run in hits[:5])
     raise CommandError(f"'{text}' fits {len(hits)} runs: {names}; give more of the id")
 
@@ -192,7 +197,7 @@ def find(runs_dir: Path, text: str) -> Run:
 def status(run: Run) -> Status:
     """Derive the state: a result → done; else what the newest attempt's files and process say."""
     if os.path.exists(f"{run.path}/result.json"):  # noqa: PTH110
-        return Status("done")
+        return _done(run)
     attempts = run.attempts
     if not attempts:
         return Status("new")
@@ -201,7 +206,7 @@ def status(run: Run) -> Status:
         return _on_cluster(run, newest)
     if found := _noted(newest):
         return found
-    handle = read_json(newest / "handle.json")
+    handle = records.read(newest / "handle.json")
     if handle is None:
         if waiting := tickets.of(run.path.parent, run.id):
             return Status("queued", _waits_for(run, waiting[0]))
@@ -212,14 +217,24 @@ def status(run: Run) -> Status:
         return Status("running", f"on {handle['host']}, device {handle.get('device', '?')}")
     # It may have been taken up, or have ended, between the looks.
     if (run.path / "result.json").exists():
-        return Status("done")
+        return _done(run)
     if found := _noted(newest):
         return found
     if handle is None:
+        if why := records.wrong(newest / "handle.json"):
+            return Status("lost", why)
         if (newest / "handle.json").exists():
             return status(run)
-        return Status("lost", "it was never handed to the queue; the same command submits it")
+        never = "it was never handed to the queue; the same command submits it"
+        return Status("lost", _no_room(newest) or never)
     return Status("lost", _last_words(newest))
+
+
+def _done(run: Run) -> Status:
+    """The state of a run with a result.json; one that cannot be read is no result."""
+    if why := records.wrong(run.path / "result.json"):
+        return Status("failed", f"{why}; delete it, and the same command finishes the run again")
+    return Status("done")
 
 
 def leave_note(attempt: Path, kind: str, message: str) -> None:
@@ -235,7 +250,7 @@ def leave_note(attempt: Path, kind: str, message: str) -> None:
 def _noted(attempt: Path) -> Status | None:
     """What an attempt's end left behind."""
     for name, state in _NOTES.items():
-        if note := read_json(attempt / f"{name}.json"):
+        if note := records.read(attempt / f"{name}.json"):
             return Status(state, str(note.get("message", "")))
     return None
 
@@ -252,12 +267,12 @@ def _on_cluster(run: Run, attempt: Path) -> Status:
     """The state of an attempt that SLURM has or had; what it says comes before old notes."""
     from carectl.backends import slurm
 
-    if note := read_json(attempt / "cancelled.json"):
+    if note := records.read(attempt / "cancelled.json"):
         return Status("cancelled", str(note.get("message", "")))
-    if note := read_json(attempt / "blocked.json"):
+    if note := records.read(attempt / "blocked.json"):
         return Status("blocked", str(note.get("message", "")))
     job = slurm.view(run)
-    handle = read_json(attempt / "handle.json")
+    handle = records.read(attempt / "handle.json")
     if job.state == "PENDING" or (job.active and handle is None):
         return Status("queued", job.reason or job.state.lower())
     if job.active:
@@ -269,10 +284,10 @@ def _on_cluster(run: Run, attempt: Path) -> Status:
         alive = handle and _silence(run, handle) < STALE_AFTER_S
         return Status("running" if alive else "stale", job.reason)
     if (run.path / "result.json").exists():
-        return Status("done")
+        return _done(run)
     if "Dependency" in job.reason:
         return Status("blocked", "what it depends on did not succeed")
-    if note := read_json(attempt / "error.json"):
+    if note := records.read(attempt / "error.json"):
         return Status("failed", str(note.get("message", "")))
     if job.state == "CANCELLED":
         return Status("cancelled", "cancelled outside carectl")
@@ -305,7 +320,7 @@ def held(run: Run) -> bool:
 def working(run: Run) -> bool:
     """Whether a process of the run's newest attempt is alive here, its result there or not."""
     attempts = run.attempts
-    handle = read_json(attempts[-1] / "handle.json") if attempts else None
+    handle = records.read(attempts[-1] / "handle.json") if attempts else None
     return handle is not None and processes.alive(handle)
 
 
@@ -314,8 +329,18 @@ def _last_words(attempt: Path) -> str:
     for path in logs(attempt, 0, "out"):
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 4096))
-            lines = file.read().decode(errors="replace").splitlines()
-        said = [line for line in lines if line.startswith("error: ")]
+            lines = file.read().decode(errors="replace").splitlines(keepends=True)
+        said = [line for line in lines if line.startswith("error: ") and line.endswith("\n")]
         if said:
-            return said[-1].removeprefix("error: ")
-    return "the job ended without a word (killed?); the same command resumes it"
+            return said[-1].removeprefix("error: ").rstrip("\n")
+    killed = "the job ended without a word (killed?); the same command resumes it"
+    return _no_room(attempt) or killed
+
+
+def _no_room(attempt: Path) -> str:
+    """Where words are missing: that there was no room for any, if there is none now."""
+    try:
+        full = shutil.disk_usage(attempt).free < _ROOM
+    except OSError:
+        return ""
+    return str(storage_error(attempt / "error.json", OSError(errno.ENOSPC, ""))) if full else ""

@@ -14,9 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from care_core.files import read_json
 from care_core.spec.launch import Launch
-from carectl import processes
+from carectl import processes, records
 from carectl.backends import slots, tickets
 from carectl.backends.base import Job
 from carectl.errors import ENVIRONMENT, CommandError
@@ -118,5 +117,5 @@ def cancel(run: Run, note: str, message: str) -> bool:
 
 def _running(attempt: Path) -> list[dict[str, Any]]:
     """The processes of an attempt that are alive here, a rank each."""
-    handles = [read_json(path) for path in attempt.glob("handle*.json")]
+    handles = [records.read(path) for path in attempt.glob("handle*.json")]
     return [handle for handle in handles if handle and processes.alive(handle)]

@@ -8,8 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
-from care_core.files import read_json
-from carectl import runs, specs
+from carectl import records, runs, specs
 from carectl.console.output import Output
 from carectl.errors import CommandError
 from carectl.tracking import flatten
@@ -37,9 +36,11 @@ def _fields(text: str, overrides: Sequence[str], runs_dir: Path) -> dict[str, An
         return dict(specs.load(specs.find(text), overrides).model_dump(mode="json"))
     if overrides:
         raise CommandError(f"-o goes over a spec; {run.id} is a run, which was asked as it is")
-    identity, code = run.record["identity"], read_json(run.path / "code.json") or {}
+    if why := records.wrong(run.path / "spec.json"):
+        raise CommandError(f"{run.id}: {why}")
+    identity, code = run.record.get("identity", {}), records.read(run.path / "code.json") or {}
     return {
-        **run.record["spec"],
+        **run.record.get("spec", {}),
         "dataset content": identity.get("dataset"),
         "numerics": identity.get("numerics"),
         "git commit": code.get("commit"),

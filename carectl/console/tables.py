@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from carectl import runs, tracking
+from carectl import records, runs, tracking
+from carectl.console import colours
 from carectl.estimates import Estimate
 from carectl.plan import Planned
 from carectl.runs import Run, Status
-
-_STYLES = {
-    "done": "green", "reused": "green", "running": "cyan", "queued": "blue", "new": "blue",
-    "retry": "yellow", "stale": "yellow", "cancelled": "yellow", "failed": "red",
-    "blocked": "red", "lost": "red",
-}  # fmt: skip
 
 
 def plan_table(
@@ -69,22 +65,45 @@ def plan_values(
 #: A data path keeps up if the device waits less than this share of the time for it.
 TELLING_SHARE = 0.05
 
+NOTE = 24  # characters of a note that are worth more than figures
 _COLUMNS = ("run", "state", "progress", "images/s", "left", "note")
 
 
-def status_table(rows: Sequence[tuple[Run, Status]]) -> Table:
-    """One line a run for a terminal: state, how far, how fast, and why. Ids are never cut."""
+def summary(rows: Sequence[tuple[Run, Status]]) -> Text:
+    """How many runs there are, and of each state: what went wrong comes first."""
+    counts = Counter(status.state for _, status in rows)
+    found = Text(f"{len(rows):,} {'run' if len(rows) == 1 else 'runs'}: ")
+    told = [state_text(name, f"{counts[name]:,} {name}") for name in colours.STYLES if counts[name]]
+    return found.append_text(Text(", ").join(told))
+
+
+def status_table(rows: Sequence[tuple[Run, Status]], width: int) -> Table:
+    """One line a run for a terminal: state, how far, how fast, and why.
+
+    Where `width` is small the figures go and the note is cut, before an id or a state is.
+    """
     cells = [_cells(*row) for row in rows]
-    table = Table(box=None, pad_edge=False, header_style="bold", caption=_as_of())
-    shown = [0, 1, *(n for n in (2, 3, 4) if any(row[n] for row in cells)), 5]
+    widths = [max(map(len, column)) for column in zip(_COLUMNS, *cells, strict=True)]
+    shown = [0, 1, *(n for n in (2, 3, 4) if any(row[n] for row in cells))]
+    for figure in (3, 4, 2):
+        if figure in shown and _room(width, widths, shown) < NOTE:
+            shown.remove(figure)
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", caption=_as_of(), caption_justify="left"
+    )
     for number in shown:
-        widest = max((len(row[number]) for row in cells), default=0) if number < 5 else None
-        table.add_column(
-            _COLUMNS[number], no_wrap=True, overflow="ellipsis", min_width=widest,
-        )  # fmt: skip
+        table.add_column(_COLUMNS[number], no_wrap=True, width=widths[number])
+    if (room := _room(width, widths, shown)) >= len(_COLUMNS[5]):
+        table.add_column(_COLUMNS[5], no_wrap=True, overflow="ellipsis", max_width=room)
+        shown.append(5)
     for row in cells:
         table.add_row(*(state_text(row[n]) if n == 1 else Text(row[n]) for n in shown))
     return table
+
+
+def _room(width: int, widths: Sequence[int], shown: Sequence[int]) -> int:
+    """Characters that are left of a line for the note; a gap after each column."""
+    return width - sum(widths[number] + 2 for number in shown)
 
 
 def status_lines(rows: Sequence[tuple[Run, Status]]) -> str:
@@ -100,7 +119,8 @@ def status_lines(rows: Sequence[tuple[Run, Status]]) -> str:
 
 def _cells(run: Run, status: Status) -> tuple[str, ...]:
     value = progress_values(run) if status.state in ("running", "stale", "lost") else {}
-    note = " ".join((status.reason or value.get("bound") or _headline(run)).split())
+    told = status.reason or value.get("bound") or _headline(run)
+    note = " ".join(f"{records.broken(run.path)} {told}".split())
     speed, left = value.get("speed", ""), value.get("left", "")
     return (run.id, status.state, value.get("at", ""), speed, left, note)
 
@@ -124,6 +144,7 @@ def status_values(run: Run, status: Status) -> dict[str, Any]:
         "result": run.result,
         "mlflow": {"uri": tracking.redact(job["uri"]), "run_id": job["run_id"]} if job else None,
         "path": str(run.path),
+        "damaged": records.broken(run.path),
     }
 
 
@@ -138,6 +159,8 @@ def detail(run: Run) -> Table:
     table.add_row("state", state_text(status.state))
     if status.reason:
         table.add_row("reason", Text(status.reason))
+    if damage := records.broken(run.path):
+        table.add_row("damaged", Text(damage))
     table.add_row("kind", f"{record.get('kind')} of {record.get('name')}")
     for key, value in {**run.progress.get("metrics", {}), **_flat_result(run)}.items():
         table.add_row(key, Text(_number(value)))
@@ -158,7 +181,7 @@ def progress_values(run: Run) -> dict[str, str]:
     values = {"at": f"epoch {found['epoch']}/{found['epochs']}" if found["epochs"] else ""}
     if found.get("images_per_s"):
         values["speed"] = f"{found['images_per_s']:.0f}"
-        values["left"] = duration(found["eta_s"])
+        values["left"] = duration(found.get("eta_s") or 0)
     if (found.get("data_bound") or 0) >= TELLING_SHARE:
         values["bound"] = f"data-bound {found['data_bound']:.0%}"
     shown = ("loss", "info_nce", "equivariance", "knn")
@@ -179,9 +202,10 @@ def duration(seconds: float) -> str:
 
 def _headline(run: Run) -> str:
     result = run.result or {}
-    if "linear" in result:
-        scores = result["linear"]["backbone"]
-        return f"linear probe {sum(scores) / len(scores):.1f}% ({result['measured_on']})"
+    linear = result.get("linear")
+    scores = linear.get("backbone") if isinstance(linear, dict) else None
+    if isinstance(scores, list) and scores and all(isinstance(x, int | float) for x in scores):
+        return f"linear probe {sum(scores) / len(scores):.1f}% ({result.get('measured_on')})"
     if "metrics" in result:
         return "  ".join(
             f"{k} {v:.3g}" for k, v in result["metrics"].items() if k in ("loss", "knn")
@@ -202,6 +226,6 @@ def _number(value: Any) -> str:
     return str(value)
 
 
-def state_text(name: str) -> Text:
-    """A state in its colour."""
-    return Text(name, style=_STYLES.get(name, ""))
+def state_text(name: str, words: str = "") -> Text:
+    """A state, or words on it, in its colour."""
+    return Text(words or name, style=colours.STYLES.get(name, ""))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from care_core.files import read_json
-from carectl import runs, tracking, trust
+from carectl import records, runs, tracking, trust
 from carectl.reports.document import RunNote
 from carectl.runs import Run
 
@@ -20,7 +19,7 @@ def of(run: Run, role: str, label: str = "") -> RunNote:
     named = job.get("source_run")
     source = Run(run.path.parent / named) if trust.is_name(named) else run
     trained = source.record.get("spec") or {}
-    code = read_json(run.path / "code.json") or {}
+    code = records.read(run.path / "code.json") or {}
     state, reason = runs.status(run)
     kept = job.get("tracking") or {}
     address = (
