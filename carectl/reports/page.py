@@ -206,7 +206,7 @@ def _run(run: RunNote) -> str:
     name = f'<a href="#spec-{escape(run.id)}">{escape(run.id)}</a>' if run.spec else escape(run.id)
     state = escape(run.state) + (f": {escape(run.reason)}" if run.reason else "")
     tracked = escape(run.mlflow[:12])
-    if run.url:
+    if run.url.startswith(("http://", "https://")):  # any other address could be a script
         tracked = f'<a href="{escape(run.url)}" rel="noreferrer">{tracked}</a>'
     fields = [
         ("text id", run.id, name), ("text", run.label, escape(run.label)),

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 from carectl.reports import drawing
 
-_OUTSIDE = ("metadata", "style", "script", "title")  # addresses, and rules for the whole page
+#: Addresses, rules for the whole page, and what is not a drawing.
+_OUTSIDE = ("metadata", "style", "script", "title", "foreignObject")
 
 
 def inline(svg: Path, key: str, alt: str) -> str:
@@ -27,6 +28,7 @@ def inline(svg: Path, key: str, alt: str) -> str:
         element.tag = _local(element.tag)
         element.attrib = {_local(name): value for name, value in element.attrib.items()}
         _rename(element, key)
+        element.attrib = {n: v for n, v in element.attrib.items() if _drawn(n, v)}
     for size in ("width", "height", "version"):
         root.attrib.pop(size, None)
     root.attrib |= {"role": "img", "aria-label": alt, "focusable": "false"}
@@ -44,6 +46,13 @@ def _rename(element: ElementTree.Element, key: str) -> None:
             element.attrib[name] = f"#{key}-{value[1:]}"
         elif "url(#" in value:
             element.attrib[name] = value.replace("url(#", f"url(#{key}-")
+
+
+def _drawn(name: str, value: str) -> bool:
+    """Whether an attribute belongs to a drawing: no handler, and no address outside the page."""
+    if name == "href":
+        return value.startswith(("#", "data:image/png"))
+    return not name.lower().startswith("on") and not re.search(r"url\((?!#)", value)
 
 
 def _local(name: str) -> str:
