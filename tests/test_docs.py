@@ -64,8 +64,8 @@ def _attempted(run: Run, **notes: str) -> None:
 def shown_project(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """A project in which what the pages show can be done.
 
-    One pretraining is done, with weights, and is probed; one failed; one of clouds looks done; the
-    datasets' files are there, empty; and there is a SLURM that answers nothing.
+    One pretraining is done, with weights, and is probed; three look done; one failed; the datasets'
+    files are there, empty; and there is a SLURM that answers nothing.
     """
     from PIL import Image
 
@@ -90,7 +90,8 @@ def shown_project(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -
     (project / "best_checkpoint.pt").write_bytes(weights.read_bytes())
     planner = Planner(project / "runs", project / "data")
     finish(planner.probe(care, done), project / "runs", probe_result([96.0, 96.5, 97.0]))
-    failed = _settled(specs.load(specs.find("digits/simclr"), QUICK), project)
+    _settled(specs.load(specs.find("digits/simclr"), QUICK), project)
+    failed = _settled(specs.load(specs.find("digits/moco"), QUICK), project)
     (failed.path / "result.json").unlink()
     _attempted(failed, error="it was made to fail")
     heavier = [*QUICK, "name=mine/heavier", "equivariance.weight=0.3"]
