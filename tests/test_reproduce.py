@@ -56,6 +56,8 @@ def test_a_report_of_other_settings_never_replaces_another(project: Project) -> 
     assert changed.startswith("table1-smoke-changed-")
     assert folder("-o", "training.epochs=3") not in ("table1-smoke", changed)
     assert folder("--seeds", "0,1") == "table1-smoke-seeds-0-1"
+    assert folder("--only", "care") == "table1-smoke-only-care"
+    assert folder("--only", "s/care").startswith("table1-smoke-only-1-")
 
 
 def test_a_report_says_which_settings_are_not_the_recipes(project: Project) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import finished
 import pytest
@@ -149,17 +150,22 @@ def test_exit_codes_tell_outside_failed_and_neither(
     assert told(capsys, "simclr", seeds="1,2")[0] == 0  # the failed seed was not asked for
 
 
+def _tracked(project: Project) -> tuple[Any, list[Any]]:
+    """The project's MLflow store, and its experiment."""
+    from carectl import tracking
+
+    store = tracking.client(tracking.uri(project.path))
+    return store, [e for e in store.search_experiments() if e.name == "care"]
+
+
 def test_every_report_of_a_target_and_profile_lies_in_one_run_of_mlflow(
     paper: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from carectl import tracking
-
     finished.table1(paper.runs, measured(SimCLR=90.0, CARE_SimCLR=91.0), "paper")
     for seeds in (None, None, "0,1"):
         told(capsys, seeds=seeds)
     told(capsys, profile="digits")
-    store = tracking.client(tracking.uri(paper.path))
-    (place,) = [e for e in store.search_experiments() if e.name == "care"]
+    store, (place,) = _tracked(paper)
     found = store.search_runs([place.experiment_id], "tags.target = 'table1'")
     assert sorted(run.data.tags["profile"] for run in found) == ["digits", "paper"]
     whole = next(run for run in found if run.data.tags["profile"] == "paper")
@@ -195,6 +201,11 @@ def test_all_is_every_target_in_one_plan_and_on_one_page(
     found = json.loads(capsys.readouterr().out)
     page = paper.path / found["report"]["html"]
     assert page.parent.name == "all-digits" and "Frozen encoders" in page.read_text()
+    store, (place,) = _tracked(paper)
+    (whole,) = store.search_runs([place.experiment_id], "tags.target = 'all'")
+    assert [i.path for i in store.list_artifacts(whole.info.run_id, "all-digits")] == [
+        "all-digits/index.html"
+    ]
     assert set(found["reports"]) == set(found["documents"]) == {"table1"}
     again = (paper.path / "again").read_text().replace("  other: {datasets", "  digits: {datasets")
     (paper.path / "again").write_text(again)

@@ -159,7 +159,8 @@ def _differences(table: Table) -> DataTable:
         "n = 1: one seed is not evidence of a difference."
         if one
         else "Mean difference and its 95 % t interval over paired pretraining seeds; bold where "
-        f"the interval leaves zero out: {len(table.differences)} comparisons, not corrected for that."
+        f"the interval leaves zero out: {len(table.differences)} comparisons, not corrected for "
+        "that."
     )
     return DataTable(
         "differences",
