@@ -39,7 +39,7 @@ def signal_group(handle: dict[str, Any], number: signal.Signals) -> bool:
         return False
     try:
         os.killpg(int(handle["pid"]), number)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # gone, or not of this user's
         return False
     return True
 
