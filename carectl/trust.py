@@ -10,6 +10,7 @@ import contextlib
 import os
 import stat
 from pathlib import Path
+from typing import TypeGuard
 
 from care_core.errors import CareError
 from care_core.files import storage_error
@@ -77,10 +78,10 @@ def inside(folder: Path, name: object) -> Path:
             f"{folder}: {str(name)[:80]!r} is not a name within it; the file that says so is "
             "damaged, or was made by somebody else"
         )
-    return folder / str(name)
+    return folder / name
 
 
-def is_name(name: object) -> bool:
+def is_name(name: object) -> TypeGuard[str]:
     """Whether a value names something directly within a folder, in characters that can be shown."""
     return (
         isinstance(name, str)

@@ -42,21 +42,17 @@ def unpack(archive: Path, folder: Path, wanted: Collection[str], most: int) -> N
     left = dict.fromkeys(wanted)
     size = 0
     try:
-        with gzip.open(archive) as packed, tarfile.open(fileobj=_Bounded(packed), mode="r:") as tar:
-            for member in tar:
-                size += max(0, member.size)
-                if size > most or member.size < 0:
-                    raise DataError(f"{archive}: holds more than {most} bytes")
-                name = member.name.removeprefix("./")
-                if name not in wanted:
-                    continue
-                content = (
-                    tar.extractfile(member) if member.isreg() and not member.issparse() else None
-                )
-                if content is None:
-                    raise DataError(f"{archive}: {name} in it is not a file")
-                _write(content, folder / name)
-                left.pop(name, None)
+        with gzip.open(archive) as packed:
+            stream: Any = _Bounded(packed)
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                for member in tar:
+                    size += member.size
+                    if size > most or member.size < 0:
+                        raise DataError(f"{archive}: holds more than {most} bytes")
+                    name = member.name.removeprefix("./")
+                    if name in wanted:
+                        _write(_content(tar, member, f"{archive}: {name}"), folder / name)
+                        left.pop(name, None)
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
         raise DataError(f"{archive}: damaged, or not a .tar.gz ({error})") from error
     if left:
@@ -77,6 +73,13 @@ def cifar(content: bytes) -> tuple[npt.NDArray[np.uint8], list[int]]:
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise ValueError("its labels are no whole numbers")
     return found["data"].value(), labels
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> IO[bytes]:
+    content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
+    if content is None:
+        raise DataError(f"{where} in it is not a file")
+    return content
 
 
 def _write(content: IO[bytes], target: Path) -> None:
