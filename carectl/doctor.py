@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from care_core import data
 from care_core.data.layout import remedy
 from care_core.spec.facts import DATASETS, OWN
-from carectl import redaction, tracking
+from carectl import redaction, tracking, trust
 from carectl.backends import slots
 
 Level = Literal["ok", "warn", "fail"]
@@ -196,6 +196,12 @@ def _folder(runs_dir: Path) -> Iterator[Finding]:
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
+    if not trust.own(facts := runs_dir.stat()):
+        whose = f"belongs to uid {facts.st_uid}" if facts.st_uid != os.geteuid() else (
+            "can be written to by others"
+        )  # fmt: skip
+        yield Finding("warn", "runs folder", f"{runs_dir.resolve()} {whose}, and jobs run from it",
+                      f"take one of your own, or chmod go-w {runs_dir}")  # fmt: skip
     yield Finding(
         "ok", "runs folder", f"{runs_dir.resolve()} ({file_system(runs_dir)}), writable, locks work"
     )
