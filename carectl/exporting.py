@@ -9,6 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from care_core.files import read_json
+from care_core.spec import PretrainSpec
 from carectl import provenance
 from carectl.console.output import Output
 from carectl.errors import CommandError
@@ -50,10 +51,11 @@ def export(
 
 def _of_run(run: Run, epoch: int | None) -> tuple[Path, str, dict[str, Any]]:
     """The checkpoint to export, what its files are called, and where it comes from."""
-    from care_core import checkpoint
+    from care_core import checkpoint, resuming
 
     folder = run.path / "checkpoints"
     path = checkpoint.at_epoch(folder, epoch)
+    resuming.require_of(path, PretrainSpec.model_validate(run.record["spec"]))
     origin = {
         "run": run.id,
         "identity": run.record["sha256"],

@@ -228,7 +228,7 @@ def _work(
 
 def _source(run: Run, spec: ProbeSpec) -> Path:
     """The checkpoint to probe: a file, or the one of a run's epoch."""
-    from care_core import checkpoint
+    from care_core import checkpoint, resuming
 
     if run.job.get("checkpoint"):
         file = Path(run.job["checkpoint"])
@@ -240,7 +240,9 @@ def _source(run: Run, spec: ProbeSpec) -> Path:
     chosen = (source.result or {}).get("checkpoint")  # not the newest under checkpoint.select: best
     if spec.epoch is None and chosen and trust.inside(folder, chosen).exists():
         return folder / str(chosen)
-    return checkpoint.at_epoch(folder, spec.epoch)
+    found = checkpoint.at_epoch(folder, spec.epoch)
+    resuming.require_of(found, PretrainSpec.model_validate(source.record["spec"]))
+    return found
 
 
 def _sentence(error: BaseException) -> str:
