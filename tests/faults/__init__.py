@@ -1,0 +1,1 @@
+"""Faults put into real trainings, to see that nothing is lost: `python -m tests.faults`."""
