@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Project, tiny
+from rich.console import Console
 
 from care_core import methods
 from care_core.bench import flops_per_image, measure
@@ -16,6 +17,7 @@ from care_core.bench.work import matrix_peak, passes
 from care_core.distributed import ALONE
 from care_core.spec import PretrainSpec
 from care_core.views.feed import Feed
+from carectl.console.bench import subject
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +188,16 @@ def test_the_tables_fit_a_terminal(project: Project) -> None:
     assert "CARE-SimCLR" in told and "imagenet100" in told
     kept = [line for line in told.splitlines() if not line.startswith(("by ", "Next: "))]
     assert max(map(len, kept)) <= 80
+
+
+def test_phases_that_do_not_add_up_to_the_step_are_doubted(found: dict[str, Any]) -> None:
+    def told(factor: float) -> str:
+        phases = {"forward": 0.4 * factor * found["step_s"], "backward": 0.6 * found["step_s"]}
+        console = Console(width=200)
+        with console.capture() as captured:
+            console.print(subject({**found, "phases_s": phases}))
+        return captured.get()
+
+    assert "disturbed" not in told(1.0) and "disturbed" not in told(1.3)
+    assert "add up to 1.20 times the step: the machine was disturbed" in told(1.5)
+    assert "add up to 0.80 times" in told(0.5)

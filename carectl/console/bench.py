@@ -24,6 +24,9 @@ _KINDS = {
     "compiled_floor": "floor, compiled",
 }
 
+#: By which the sum of the phases may part from the step on a quiet machine.
+DISTURBED = 0.15
+
 
 def subject(found: Mapping[str, Any]) -> Group:
     """One spec: its step beside the floors, its phases, FLOP/s and memory."""
@@ -35,7 +38,9 @@ def subject(found: Mapping[str, Any]) -> Group:
         + ("" if compiled == "off" else f", compile {compiled}")
         + f"\n{device['name']}, {threads}, torch {device['torch']}"
     )
-    return Group(Text(title, style="bold"), _times(found), _phases(found), *_facts(found))
+    return Group(
+        Text(title, style="bold"), _times(found), _phases(found), *_facts(found), *_doubts(found)
+    )
 
 
 def _times(found: Mapping[str, Any]) -> Table:
@@ -73,6 +78,20 @@ def _facts(found: Mapping[str, Any]) -> Iterator[Text]:
         yield Text(f"memory of the process at its peak: {_gib(memory['process_peak_bytes'])}")
     if found["data_bound"] is not None:
         yield Text(f"waiting for image files: {found['data_bound']:.0%} of the time")
+
+
+def _doubts(found: Mapping[str, Any]) -> Iterator[Text]:
+    """Phases that do not add up to the step: the machine was disturbed in one of the two.
+
+    On a GPU they need not, since augmentation lies beside the step before.
+    """
+    share = sum(found["phases_s"].values()) / found["step_s"]
+    apart = found["device"]["kind"] == "cpu" and found["data_bound"] is None
+    if apart and not 1 - DISTURBED < share < 1 + DISTURBED:
+        yield Text(
+            f"the phases, timed apart, add up to {share:.2f} times the step: the machine was "
+            "disturbed; measure again when it is quiet"
+        )
 
 
 def gains(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
