@@ -64,14 +64,18 @@ def bring(file: Path, dataset: str | None, target: Path | None, output: Output) 
 
 
 def _known(dataset: str | None) -> None:
-    names = [name for name, facts in DATASETS.items() if name not in OWN and not facts.points]
-    if dataset is not None and dataset not in names:
-        raise CommandError(f"--dataset {dataset}: must be one of {', '.join(names)}")
+    if dataset is not None and dataset not in _trained_on():
+        raise CommandError(f"--dataset {dataset}: must be one of {', '.join(_trained_on())}")
+
+
+def _trained_on() -> list[str]:
+    """The sets that an encoder of images can be said to come from by their names alone."""
+    return [name for name, facts in DATASETS.items() if name not in OWN and not facts.points]
 
 
 def _dataset(found: Official, asked: str | None) -> str:
     """The dataset by the file or the option, which may not contradict each other."""
-    said = found.dataset if found.dataset in DATASETS else None
+    said = found.dataset if found.dataset in _trained_on() else None
     certain = said if found.kind == "cifar" else None  # the other layout is only ImageNet100's own
     if asked and certain and asked != certain:
         raise CommandError(f"--dataset {asked}: {found.file} says that it was trained on {certain}")
@@ -130,5 +134,5 @@ def _write(target: Path, state: dict[str, object]) -> None:
     torch.save(state, buffer)
     if not target.exists():
         write_bytes(target, buffer.getvalue())
-    elif target.read_bytes() != buffer.getvalue():
+    elif not target.is_file() or target.read_bytes() != buffer.getvalue():
         raise CommandError(f"{target} is there and is something else; give another --output")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -146,6 +147,7 @@ def fingerprint(spec: Data, data_dir: Path, cache: Path | None = None) -> str:
             marks.append((split, signature(_listing(spec, split, data_dir))))
     known = read_json(cache) if cache else None
     known = known if isinstance(known, dict) else {}
+    known = {key: mark for key, mark in known.items() if re.fullmatch(r"[0-9a-f]{64}", str(mark))}
     marks += [(file, _digest(data_dir / folder / file, known)) for file in names]
     if cache and names:
         with contextlib.suppress(StorageError):  # without a cache it costs time, nothing else
@@ -263,9 +265,14 @@ def _require(spec: Data, data_dir: Path) -> None:
 
 
 def _digest(path: Path, known: dict[str, str]) -> str:
-    facts = path.stat()
-    key = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}"
-    if key not in known:
-        with path.open("rb") as file:
-            known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        facts = path.stat()
+        key = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}"
+        if key not in known:
+            with path.open("rb") as file:
+                known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); `carectl data verify` looks at all files"
+        ) from error
     return known[key]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.util
+import zlib
 from pathlib import Path
 
 from care_core.errors import DataError
@@ -30,7 +31,7 @@ def source() -> bytes:
     path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
     try:
         return gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"digits: {path} cannot be read; reinstall scikit-learn") from error
 
 

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from care_core.data import archives
-from care_core.data.layout import FILES, Split, md5
+from care_core.data.layout import FILES, Split, fault
 from care_core.data.listing import Listing, image_files
 from care_core.errors import DataError
+from care_core.files import require_writable
 
 CLASSES, IMAGES = 102, 8189
 
@@ -52,10 +53,8 @@ def verify(data_dir: Path) -> list[str]:
     root, problems = data_dir / _FOLDER, []
     for name, published in Flowers102._file_dict.values():
         path = root / name
-        if path.suffix == ".mat" and not path.exists():
-            problems.append(f"{path}: missing")
-        elif path.suffix == ".mat" and md5(path) != published:
-            problems.append(f"{path}: damaged or truncated (its md5 is not the published one)")
+        if path.suffix == ".mat" and (why := fault(path, published)):
+            problems.append(f"{path}: {why}")
     there = set(image_files(root / "jpg")[0]) if (root / "jpg").is_dir() else set()
     lacking = [name for number in range(1, IMAGES + 1) if (name := _name(number)) not in there]
     if lacking:
@@ -70,10 +69,12 @@ def prepare(data_dir: Path, progress: Callable[[str], None]) -> None:
 
     Raises:
         DataError: the download failed; says why.
+        StorageError: `data_dir` is not writable.
     """
     if not verify(data_dir):
         progress(f"flowers102: already in {data_dir}")
         return
+    require_writable(data_dir)
     progress(f"flowers102: downloading into {data_dir}")
     try:
         _fetch(data_dir / _FOLDER)
@@ -102,8 +103,11 @@ def _read(path: Path, key: str) -> npt.NDArray[np.int64]:
     from scipy.io import loadmat  # comes with scikit-learn
 
     try:
-        values: Any = loadmat(path, squeeze_me=True)[key]
-        return np.atleast_1d(values).astype(np.int64)
+        values: Any = np.atleast_1d(loadmat(path, squeeze_me=True)[key])
+        plain = values.ndim == 1 and values.size > 0 and values.dtype.kind in "iuf"
+        if not plain or not (np.abs(values) < 2**31).all():
+            raise ValueError(f"its '{key}' is no list of numbers")
+        return np.asarray(values.astype(np.int64))
     except FileNotFoundError as error:
         raise DataError(_remedy(f"{path}: missing")) from error
     except Exception as error:  # the reader raises whatever a damaged file makes it raise

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from care_core.data import imagenet100
-from care_core.data.layout import Split
+from care_core.data.layout import Split, is_folder
 from care_core.data.listing import ENDINGS, Listing, class_folders, image_files, of_classes
 from care_core.errors import DataError
 from care_core.spec.sections import Data
@@ -22,7 +22,7 @@ def missing(spec: Data, data_dir: Path) -> str:
     root = place(spec, data_dir)
     if spec.name == "imagenet100":
         return imagenet100.missing(root)
-    if not root.is_dir():
+    if not is_folder(root):
         return f"{root} is not there"
     return "" if (root / "train").is_dir() else f"{root} has no train/"
 

@@ -42,6 +42,25 @@ def remedy(name: str, data_dir: Path) -> str:
     return f"`carectl data prepare {name}{source} --data-dir {data_dir}` gets it"
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; what no file system takes for a name (too long) is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def fault(path: Path, published: str | None) -> str:
+    """What is wrong with a file by its published md5, in a few words; nothing, if all is well."""
+    try:
+        if not path.is_file():
+            return "is not a file" if path.exists() else "missing"
+        whole = published is None or md5(path) == published
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return "" if whole else "damaged or truncated (its md5 is not the published one)"
+
+
 def md5(path: Path) -> str:
     """What the publishers of these sets give as the mark of a whole file."""
     with path.open("rb") as file:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def class_folders(folder: Path) -> list[str]:
     Raises:
         DataError: the folder cannot be read.
     """
-    return sorted(entry.name for entry in _entries(folder) if entry.is_dir())
+    return sorted(entry.name for entry in _entries(folder) if _leads_to(entry.is_dir))
 
 
 def image_files(folder: Path) -> tuple[list[str], list[str]]:
@@ -56,7 +56,7 @@ def image_files(folder: Path) -> tuple[list[str], list[str]]:
     """
     images, others = [], []
     for entry in _entries(folder):
-        if entry.name.lower().endswith(ENDINGS) and entry.is_file():
+        if entry.name.lower().endswith(ENDINGS) and _leads_to(entry.is_file):
             images.append(entry.name)
         else:
             others.append(entry.name)
@@ -109,6 +109,14 @@ def signature(listing: Listing, *, times: bool = False) -> str:
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
     return digest.hexdigest()
+
+
+def _leads_to(kind: Callable[[], bool]) -> bool:
+    """Whether an entry is of a kind; a link that leads to itself is of none."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -12,7 +12,6 @@ import gzip
 import hashlib
 import io
 import json
-import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +34,9 @@ from care_core.spec.sections import Data
 VERSION = 1
 
 MIN_RESIDUES = 16  #: of the longest chain: less is a peptide, with no shape of its own
+
+MAX_BYTES = 2**29  #: of a structure, unpacked: the largest ones that are known have half of that
+MAX_PLACE = 1e6  #: Å from the origin; whatever writes more did not mean it
 
 _PART, _WORD = 32, 5_000  # files a worker reads at a time, and between two words on progress
 
@@ -80,9 +82,8 @@ def remembered(found: Listing, points: int, memory: Path, say: Callable[[str], N
     """
     about = f"{signature(found, times=True)}/{points}/{VERSION}"
     note = memory / f"proteins-{hashlib.sha256(about.encode()).hexdigest()[:16]}.npz"
-    nothing = contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile)
-    with nothing, np.load(note, allow_pickle=False) as kept:
-        return Read(kept["clouds"], tuple(kept["kept"]), json.loads(str(kept["bad"])))
+    if (known := _known(note, found, points)) is not None:
+        return known
     say(f"{found.root}: reading {len(found.files)} structures")
     read = _read(found, points, say)
     packed = io.BytesIO()
@@ -91,6 +92,21 @@ def remembered(found: Listing, points: int, memory: Path, say: Callable[[str], N
     with contextlib.suppress(StorageError):  # without it each run reads them again
         write_bytes(note, packed.getvalue())
     return read
+
+
+def _known(note: Path, found: Listing, points: int) -> Read | None:
+    """What was kept of a listing, if it is all there."""
+    try:
+        with np.load(note, allow_pickle=False) as file:
+            bad = json.loads(str(file["bad"]))
+            read = Read(file["clouds"], tuple(file["kept"].tolist()), dict(bad))
+        clouds = read.clouds
+        whole = clouds.dtype == np.float64 and clouds.shape == (len(read.kept), points, 3)
+        files = [*(found.files[place] for place in read.kept), *read.bad]
+        whole = whole and bool(np.isfinite(clouds).all()) and sorted(files) == sorted(found.files)
+        return read if whole else None
+    except Exception:  # the reader raises whatever a damaged file makes it raise
+        return None
 
 
 def verify(spec: Data, data_dir: Path, say: Callable[[str], None]) -> list[str]:
@@ -118,23 +134,31 @@ def trace(path: Path) -> Floats:
         structure.setup_entities()
         chains = [_chain(chain.get_polymer()) for chain in structure[0]] if len(structure) else []
     except (OSError, EOFError, zlib.error, RuntimeError, ValueError, IndexError) as error:
-        raise UndecodableError(f"{path}: cannot be read as PDB or mmCIF ({error})") from None
+        why = (str(error).splitlines() or ["damaged"])[0][:200]
+        raise UndecodableError(f"{path}: cannot be read as PDB or mmCIF ({why})") from None
     longest = max(chains, key=len, default=[])
     if len(longest) < MIN_RESIDUES:
         raise UndecodableError(
             f"{path}: has no protein chain of {MIN_RESIDUES} residues with a CA (the longest has "
             f"{len(longest)})"
         )
-    return np.array(longest, dtype=np.float64)
+    places = np.array(longest, dtype=np.float64)
+    if not (np.abs(places) < MAX_PLACE).all() or np.ptp(places, axis=0).max() == 0:
+        raise UndecodableError(
+            f"{path}: the CA of its longest chain lie all in one place, or beyond {MAX_PLACE:.0e} Å"
+        )
+    return places
 
 
 def _text(path: Path) -> str:
     """A file's text, unpacked here: gemmi takes what there is of a packed file that is cut off."""
-    content = path.read_bytes()
-    if path.suffix.lower() == ".gz":
-        content = gzip.decompress(content)
+    packed = path.suffix.lower() == ".gz"
+    with gzip.open(path) if packed else path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
     if not content:
         raise ValueError("it is empty")
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES >> 20} MiB")
     return content.decode("latin-1")
 
 

@@ -23,20 +23,50 @@ def undecodable(
 ) -> dict[str, str]:
     """Each file that cannot be decoded, with the sentence that says why; all are tried.
 
+    They are tried in workers, so that a file that brings its decoder down is one of them.
+
     Raises:
         DataError: a file cannot be read at all.
-        CareError: a file (or a lack of memory) brought a worker down.
+        CareError: a worker was killed, as by a lack of memory.
     """
     count = len(listing.files)
     parts = [range(start, min(start + _PART, count)) for start in range(0, count, _PART)]
-    wanted = min(workers.cores() if processes is None else processes, len(parts) - 1)
+    wanted = workers.cores() if processes is None else processes
     bad: dict[str, str] = {}
-    with workers.loader(_Tried(listing), parts, wanted) as found:
-        for part, failures in zip(parts, found, strict=True):
-            bad |= {listing.files[place]: why for place, why in failures}
-            if part.stop % _WORD < _PART:
-                say(f"{listing.root}: {part.stop} of {count} files tried, {len(bad)} undecodable")
+    while parts:
+        tried = _Tried(listing, frozenset(bad))
+        try:
+            with workers.loader(tried, parts, min(wanted, len(parts))) as found:
+                for part, failures in zip(tuple(parts), found, strict=True):
+                    bad |= {listing.files[place]: why for place, why in failures}
+                    parts = parts[1:]
+                    if part.stop % _WORD < _PART:
+                        tally = f"{part.stop} of {count} files tried, {len(bad)} undecodable"
+                        say(f"{listing.root}: {tally}")
+        except workers.WorkerDiedError as death:
+            fatal = _fatal(listing, death)
+            if not fatal:
+                raise
+            bad |= fatal
     return bad
+
+
+def _fatal(listing: Listing, death: workers.WorkerDiedError) -> dict[str, str]:
+    """Of the files that workers were at when they died, those that end a worker by themselves."""
+    found: dict[str, str] = {}
+    for place, file in enumerate(listing.files):
+        path = str(listing.root / file)
+        if path not in death.at:
+            continue
+        try:
+            list(workers.loader(_Tried(listing), [range(place, place + 1)], 1))
+        except workers.WorkerDiedError as again:
+            if again.killed:
+                raise
+            found[file] = (
+                f"{path}: cannot be decoded, it ends the decoder's process ({again.ending})"
+            )
+    return found
 
 
 def remembered(listing: Listing, memory: Path, say: Callable[[str], None]) -> dict[str, str]:
@@ -48,8 +78,9 @@ def remembered(listing: Listing, memory: Path, say: Callable[[str], None]) -> di
     note = memory / f"unreadable-{signature(listing, times=True)[:16]}.json"
     with _alone(note.with_suffix(".lock")):
         known = read_json(note)
-        if isinstance(known, dict) and isinstance(known.get("unreadable"), dict):
-            return dict(known["unreadable"])
+        kept = known.get("unreadable") if isinstance(known, dict) else None
+        if isinstance(kept, dict) and kept.keys() <= set(listing.files):
+            return {file: str(why) for file, why in kept.items()}
         say(f"{listing.root}: looking for files that cannot be decoded (data.unreadable: skip)")
         bad = undecodable(listing, say)
         with contextlib.suppress(StorageError):
@@ -69,12 +100,14 @@ def _alone(lock: Path) -> Iterator[None]:
 class _Tried(Dataset[Sequence[tuple[int, str]]]):
     """Item `part`: the places of that range whose files cannot be decoded, and why."""
 
-    def __init__(self, listing: Listing) -> None:
-        self.listing = listing
+    def __init__(self, listing: Listing, known: frozenset[str] = frozenset()) -> None:
+        self.listing, self.known = listing, known
 
     def __getitem__(self, part: range) -> list[tuple[int, str]]:
         failures = []
         for place in part:
+            if self.listing.files[place] in self.known:
+                continue
             try:
                 decode(self.listing.root / self.listing.files[place])
             except UndecodableError as error:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from care_core.data.layout import Split
+from care_core.data.layout import Split, is_folder
 from care_core.data.listing import Listing
 from care_core.errors import DataError
 from care_core.spec.sections import Data
@@ -19,7 +19,7 @@ TEST_SHARE = 10  #: one structure in so many is for tests, where folders do not 
 def missing(spec: Data, data_dir: Path) -> str:
     """What is not there of what a run needs, in a few words; nothing, if all is."""
     root = place(spec, data_dir)
-    return "" if root.is_dir() else f"{root} is not there"
+    return "" if is_folder(root) else f"{root} is not there"
 
 
 def place(spec: Data, data_dir: Path) -> Path:

@@ -15,8 +15,9 @@ import torch
 
 from care_core.data import archives
 from care_core.data.base import ImageSet, resized
-from care_core.data.layout import FILES, md5
+from care_core.data.layout import FILES, fault
 from care_core.errors import DataError
+from care_core.files import require_writable
 from care_core.spec.facts import DATASETS
 
 #: Bytes that a set's archive may hold; about half as much again as it does.
@@ -54,10 +55,12 @@ def prepare(name: str, data_dir: Path, progress: Callable[[str], None]) -> None:
 
     Raises:
         DataError: the download failed; says why.
+        StorageError: `data_dir` is not writable.
     """
     if all(path.exists() for path in files(name, data_dir)) and not verify(name, data_dir):
         progress(f"{name}: already in {data_dir}")
         return
+    require_writable(data_dir)
     progress(f"{name}: downloading into {data_dir}")
     try:
         _fetch(name, data_dir)
@@ -70,13 +73,8 @@ def prepare(name: str, data_dir: Path, progress: Callable[[str], None]) -> None:
 
 def verify(name: str, data_dir: Path) -> list[str]:
     """What is wrong with the set's files by torchvision's checksums; nothing, if all is well."""
-    problems = []
-    for path, published in _checksums(name, data_dir):
-        if not path.exists():
-            problems.append(f"{path}: missing")
-        elif published and md5(path) != published:
-            problems.append(f"{path}: damaged or truncated (its md5 is not the published one)")
-    return problems
+    judged = [(path, fault(path, published)) for path, published in _checksums(name, data_dir)]
+    return [f"{path}: {why}" for path, why in judged if why]
 
 
 def _published(name: str) -> Any:

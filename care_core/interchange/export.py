@@ -27,6 +27,8 @@ from care_core.spec import PretrainSpec
 from care_core.spec.sections import DEEPSET_WIDTH, SMALL_WIDTH
 
 FORMAT = 1
+#: What is told of the file that an imported checkpoint was read from.
+_TOLD = ("file", "sha256", "layout", "epoch")
 _STEM = (
     "model.conv1, model.maxpool = "
     "torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()"
@@ -146,13 +148,21 @@ def _encoder(source: Path) -> tuple[Encoder, PretrainSpec, dict[str, Any]]:
         spec = PretrainSpec.model_validate_json(state["spec"])
         encoder = models.build(spec)
         encoder.load_state_dict(state["model"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"{source}: not a checkpoint of this engine (its spec and weights do not fit)"
         ) from error
     # the flags of an imported run may name people and folders: they stay in the checkpoint
-    source_file = {k: v for k, v in state.get("origin", {}).items() if k != "settings"}
+    origin = state.get("origin")
+    told = origin if isinstance(origin, dict) else {}
+    source_file = {key: told[key] for key in _TOLD if key in told and _plain(told[key])}
     return encoder.eval(), spec, {"imported": source_file} if source_file else {}
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value can stand in a JSON as it is."""
+    whole = isinstance(value, int) and abs(value) < 2**63
+    return value is None or isinstance(value, str) or whole
 
 
 def _weights(module: nn.Module) -> bytes:

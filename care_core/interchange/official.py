@@ -19,9 +19,10 @@ from pickle import UnpicklingError
 from typing import Any, Literal, NamedTuple
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from care_core import models
+from care_core import checkpoint, models
 from care_core.errors import CheckpointError
 from care_core.spec.sections import Model
 
@@ -90,7 +91,7 @@ def read(path: Path) -> Official:
     model = _model(path, kind, state)
     args = content.get("args")
     settings = vars(args) if isinstance(args, argparse.Namespace) else {}
-    accuracy, best = content.get("test_acc_1"), content.get("best_acc_1")
+    accuracy, best = _number(content.get("test_acc_1")), _number(content.get("best_acc_1"))
     epoch, queue = content.get("epoch"), state.get("queue")
     return Official(
         file=path.name,
@@ -98,9 +99,9 @@ def read(path: Path) -> Official:
         kind=kind,
         weights=_translated(path, kind, model, state),
         model=model,
-        settings={key: _plain(value) for key, value in settings.items()},
-        epoch=epoch if isinstance(epoch, int) and epoch >= 0 else None,
-        accuracy=float(accuracy) if isinstance(accuracy, int | float) else None,
+        settings={str(key): _plain(value) for key, value in settings.items()},
+        epoch=epoch if isinstance(epoch, int) and 0 <= epoch < 2**31 else None,
+        accuracy=accuracy,
         best=accuracy is not None and accuracy == best,
         left_out=tuple(sorted({k.split(".")[0] for k in state if _LEFT_OUT.match(k)})),
         queue=queue.shape[1] if queue is not None and queue.dim() == 2 else None,
@@ -110,8 +111,10 @@ def read(path: Path) -> Official:
 def _load(path: Path) -> tuple[bytes, dict[str, Any]]:
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # a ValueError: no file can have such a name
+        why = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path}: cannot be read ({why})") from error
+    checkpoint.require_unpacked(path, data)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -143,7 +146,20 @@ def _state_dict(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
     wrong = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if wrong:
         raise CheckpointError(f"{path}: {_some(wrong)} among the weights: not a tensor")
+    odd = [key for key, value in state.items() if not _whole(value)]
+    if odd:
+        raise CheckpointError(
+            f"{path}: {_some(odd)} among the weights: sparse, quantised, or of more values than "
+            "the file holds; an official checkpoint has plain tensors"
+        )
     return state
+
+
+def _whole(value: Tensor) -> bool:
+    """Whether a tensor's values all lie in its storage: a stride of 0 claims any number of them."""
+    if value.is_nested or value.layout != torch.strided or value.is_quantized or value.is_meta:
+        return False
+    return value.numel() <= value.untyped_storage().nbytes() // value.element_size()
 
 
 def _kind(path: Path, state: dict[str, Tensor]) -> Kind:
@@ -188,15 +204,16 @@ def _model(path: Path, kind: Kind, state: dict[str, Tensor]) -> Model:
     lacking = [name for name in (first, last) if name not in state or state[name].dim() != 2]
     if lacking:
         raise CheckpointError(f"{path}: has no projector ({' and '.join(lacking)})")
-    return Model.model_validate(
-        {
-            "backbone": backbone,
-            "stem": kind,
-            "hidden": state[first].shape[0],
-            "embedding": state[last].shape[0],
-            "projector_norm": norm,
-        }
-    )
+    sizes = {"hidden": state[first].shape[0], "embedding": state[last].shape[0]}
+    try:
+        return Model.model_validate(
+            {"backbone": backbone, "stem": kind, "projector_norm": norm, **sizes}
+        )
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{path}: its projector has {sizes['hidden']} hidden units and {sizes['embedding']} "
+            "dimensions, which is none"
+        ) from error
 
 
 def _translated(
@@ -219,7 +236,10 @@ def _translated(
             raise CheckpointError(
                 f"{path}: {theirs} has the shape {found}, not the {wanted} of a {model.backbone}"
             )
-        if not torch.isfinite(state[theirs]).all():
+        if state[theirs].is_floating_point() != expected[ours].is_floating_point():
+            raise CheckpointError(f"{path}: {theirs} has values of {state[theirs].dtype}")
+        wide = state[theirs].float() if state[theirs].element_size() == 1 else state[theirs]
+        if not torch.isfinite(wide).all():
             raise CheckpointError(f"{path}: {theirs} has values that are not finite")
     return {ours: state[theirs] for ours, theirs in names.items()}
 
@@ -229,11 +249,23 @@ def _official(kind: Kind, name: str) -> str:
     return theirs + name.removeprefix(ours)
 
 
-def _plain(value: Any) -> Any:
-    """A flag as plain values, which are all that a checkpoint of this engine may hold."""
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+def _plain(value: Any, depth: int = 0) -> Any:
+    """A flag as plain values, which are all that a checkpoint of this engine may hold.
+
+    What is no flag of the official scripts (a tensor, a list that holds itself) is only named.
+    """
+    if isinstance(value, list | tuple) and depth < 3 and len(value) < 1000:
+        return [_plain(part, depth + 1) for part in value]
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "a number beyond 2^63"
+    plain = isinstance(value, str | int | float | bool | None)
+    return value if plain else f"a {type(value).__name__}"
+
+
+def _number(value: Any) -> float | None:
+    """An accuracy, if it is one."""
+    whole = isinstance(value, int | float) and 0 <= value <= 100
+    return float(value) if whole else None
 
 
 def _some(names: list[str]) -> str:

@@ -91,7 +91,7 @@ def load_encoder(
             encoder.load_state_dict(state["model"])
     except SpecError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: not a checkpoint of this engine (its spec and weights do not fit)"
         ) from error
