@@ -199,5 +199,5 @@ def test_phases_that_do_not_add_up_to_the_step_are_doubted(found: dict[str, Any]
         return captured.get()
 
     assert "disturbed" not in told(1.0) and "disturbed" not in told(1.3)
-    assert "add up to 1.20 times the step: the machine was disturbed" in told(1.5)
-    assert "add up to 0.80 times" in told(0.5)
+    assert "add up to 1.20 of the step: the machine was disturbed" in told(1.5)
+    assert "add up to 0.80 of" in told(0.5)

@@ -89,8 +89,7 @@ def _doubts(found: Mapping[str, Any]) -> Iterator[Text]:
     apart = found["device"]["kind"] == "cpu" and found["data_bound"] is None
     if apart and not 1 - DISTURBED < share < 1 + DISTURBED:
         yield Text(
-            f"the phases, timed apart, add up to {share:.2f} times the step: the machine was "
-            "disturbed; measure again when it is quiet"
+            f"phases add up to {share:.2f} of the step: the machine was disturbed; measure again"
         )
 
 
