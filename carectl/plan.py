@@ -323,11 +323,11 @@ def source_of(
     Raises:
         CommandError: no such run, not a pretraining, or not yet trained to its end.
     """
-    path, there = Path(text), False
+    path, exists = Path(text), False
     if path.suffix == ".pt":
         with contextlib.suppress(OSError):  # such as a name that is too long for one
-            there = path.exists()
-        if not there:
+            exists = path.exists()
+        if not exists:
             raise CommandError(f"no checkpoint file '{text}'")
         from care_core import checkpoint  # torch is loaded for a file from outside alone
 

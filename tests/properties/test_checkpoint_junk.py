@@ -134,7 +134,7 @@ def checkpoints(draw: st.DrawFn) -> tuple[Any, ...]:
     return weights, beside, flags, draw(st.booleans())
 
 
-@cases(45)
+@cases(30)
 @given(checkpoints())
 @example(([("module.g.3.weight", 3)], {}, {}, False))  # one dimension
 @example(([("module.g.0.weight", 2)], {}, {}, False))  # no hidden units
@@ -235,7 +235,7 @@ def ours() -> dict[str, Any]:
     return {"model": models.build(spec).state_dict(), "spec": spec.model_dump_json()}
 
 
-@cases(60)
+@cases(40)
 @given(
     st.sampled_from(["model", "spec", "origin"]),
     st.one_of(

@@ -206,7 +206,7 @@ def test_any_path_is_a_folder_or_is_told(folder: Path, path: str) -> None:
 # ── what was kept of a look before ──────────────────────────────────────────────────────────────
 
 
-@cases(150)
+@cases(50)
 @given(
     st.one_of(
         st.binary(max_size=30), JUNK.map(lambda value: json.dumps(value).encode()),
