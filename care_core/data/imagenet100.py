@@ -8,7 +8,7 @@ from pathlib import Path
 
 from care_core.data.listing import class_folders, image_files
 from care_core.errors import DataError
-from care_core.files import storage_error
+from care_core.files import require_writable, storage_error
 
 FOLDER = "imagenet100"
 
@@ -75,6 +75,7 @@ def prepare(source: Path | None, data_dir: Path, progress: Callable[[str], None]
             )
         progress(f"imagenet100: already in {root}")
         return
+    require_writable(data_dir)
     problems, _ = judge(source, counted(source))
     if problems:
         raise DataError("\n".join(problems))

@@ -17,7 +17,7 @@ from typing import Any
 from care_core.errors import StorageError
 from care_core.files import read_json
 from carectl import runs, trust
-from carectl.backends import slots, tickets
+from carectl.backends import logfile, slots, tickets
 from carectl.jobs import execute
 from carectl.runs import Run
 
@@ -119,9 +119,9 @@ def _start(runs_dir: Path, path: Path, content: dict[str, Any], chosen: list[str
 
 
 def _settle(runs_dir: Path, job: Started) -> None:
-    """Once the job has claimed its attempt, or died before it could, the ticket is done with."""
+    """The ticket is done with once the job has claimed its attempt, said why not, or died."""
     attempt = runs_dir / job.content["run"] / "attempts" / str(job.content["attempt"])
-    if (attempt / "handle.json").exists():
+    if any((attempt / name).exists() for name in ("handle.json", "error.json")):
         job.path.unlink(missing_ok=True)
     elif job.ended() and job.path.exists():
         if runs.held(Run(attempt.parent.parent)):  # an earlier attempt is still at it
@@ -146,4 +146,5 @@ def _fail(
 
 if __name__ == "__main__":
     trust.tighten()
+    logfile.outlive_full_disks()
     serve(Path(sys.argv[1]))

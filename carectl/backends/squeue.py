@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from care_core.errors import StorageError
 from care_core.files import read_json, write_json
 
 EVERY_S = float(os.environ.get("CARECTL_SQUEUE_EVERY_S", "5"))
@@ -62,7 +63,7 @@ def look(runs_dir: Path, wanted: str | None = None) -> Answer:
         known = _memory[runs_dir] = _shared(runs_dir, now)
     if wanted and wanted not in known.jobs and not known.problem and not known.accounted:
         known = _memory[runs_dir] = _accounted(known)
-        write_json(_file(runs_dir), known, durable=False)
+        _keep(_file(runs_dir), known)
     return known
 
 
@@ -79,18 +80,26 @@ def _file(runs_dir: Path) -> Path:
 def _shared(runs_dir: Path, now: float) -> Answer:
     """The answer in the file, or a new one that the file then has; one process asks at a time."""
     path = _file(runs_dir)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:  # a read-only folder is looked at without the help of others
+        return _ask(_load(path))
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         before = _load(path)
         if before and 0 <= now - before.at < EVERY_S:
             return before
         answer = _ask(before)
-        write_json(path, answer, durable=False)
+        _keep(path, answer)
         return answer
     finally:
         os.close(handle)
+
+
+def _keep(path: Path, answer: Answer) -> None:
+    with contextlib.suppress(StorageError):  # a full disk or a read-only folder: it is asked again
+        write_json(path, answer, durable=False)
 
 
 def _load(path: Path) -> Answer | None:

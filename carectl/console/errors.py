@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
-from care_core.errors import CareError, SpecError
+from care_core.errors import CareError, SpecError, StorageError
 from care_core.files import storage_error
 from carectl import redaction
 from carectl.console.clean import clean
@@ -27,6 +28,8 @@ def explain(error: Exception, as_json: bool = False) -> int | None:
         code = USAGE if isinstance(error, SpecError) else ENVIRONMENT
     elif isinstance(error, OSError) and error.filename:
         error, code = storage_error(Path(str(error.filename)), error), ENVIRONMENT
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error, code = StorageError("the disk to which this prints is full"), ENVIRONMENT
     else:
         return None
     message = redaction.text(str(error))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from care_core import metrics
+from carectl.reports.drawing import save
 
 # Okabe and Ito's colours, told apart by the colour-blind; dashes tell them apart in grey
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -56,8 +57,7 @@ def draw_to(run_dir: Path, *paths: Path) -> tuple[Path, ...]:
         for number, panel in enumerate(panels):
             _draw(figure.add_subplot(lines, columns, number + 1), panel, along)
         for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+            save(figure, path, metadata={"Date": None} if path.suffix == ".svg" else None)
     return paths
 
 

@@ -6,10 +6,13 @@ Colours are Okabe and Ito's, told apart by the colour-blind. In dark mode a page
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from care_core.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,9 +56,19 @@ def sheet(
         figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER, **how)
         FigureCanvasAgg(figure)
         yield figure
-        png.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(png, dpi=DPI)
-        figure.savefig(svg, metadata={"Date": None})
+        save(figure, png, dpi=DPI)
+        save(figure, svg, metadata={"Date": None})
+
+
+def save(figure: Figure, path: Path, **how: Any) -> None:
+    """Save a figure whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written, as on a full disk.
+    """
+    held = io.BytesIO()
+    figure.savefig(held, format=path.suffix[1:], **how)
+    write_bytes(path, held.getvalue(), durable=False)
 
 
 def said(axes: Axes, words: str) -> None:
