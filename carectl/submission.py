@@ -52,15 +52,18 @@ def submit(planner: Planner, backend: Backend, place: Place) -> list[Planned]:
         backend.check([job_of(run, place.runs_dir) for run in wanted])
         if wanted:
             address = tracking.uri(place.project)
-            experiment_id = tracking.experiment(address, place.experiment, place.project)
+            # who has an MLflow run already goes on without MLflow
+            known = all(tracked_at(Run(place.runs_dir / run.run_id).job, address) for run in wanted)
+            experiment_id = "" if known else tracking.experiment(
+                address, place.experiment, place.project
+            )  # fmt: skip
             code = provenance.collect()
             jobs = [_prepare(run, place, backend, address, experiment_id, code) for run in wanted]
             backend.submit(jobs)
         backend.ensure()
-        for run in plan:
-            found = Run(place.runs_dir / run.run_id)
-            if run.action == "reused" and publishing.pending(found) and not runs.working(found):
-                publishing.publish(found)
+        publishing.catch_up(
+            (Run(place.runs_dir / run.run_id), "done") for run in plan if run.action == "reused"
+        )
         return plan
     finally:
         lock.release()

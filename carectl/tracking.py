@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from care_core import metrics
+from care_core.errors import StorageError
 from carectl import redaction
 from carectl.errors import ENVIRONMENT, CommandError
 
@@ -15,6 +19,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _BATCH = {"metrics": 1000, "params": 100}  # the server's limits of one call
+#: How long is waited for an answer: by a training, by others, and for a file to be stored.
+MOMENT_S, WHILE_S, FILE_S = 2, 5, 60
+#: How long a training leaves a store alone that did not answer: at first, and at most.
+PAUSE_S = 10.0, 300.0
 
 
 def uri(project: Path) -> str:
@@ -38,8 +46,8 @@ def complete(address: str) -> str:
 
 
 def client(address: str) -> MlflowClient:
-    """A client that gives up soon: training must not wait for a server that is away."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    """A client that gives up after seconds; MLflow's own defaults wait for many minutes."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import logging
@@ -48,7 +56,23 @@ def client(address: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # what it raises it prints first, with a page of traceback
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=address)
+
+
+def interface(address: str, host: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """The command that serves MLflow's own pages on a store, and its environment.
+
+    The address is not among the arguments, which anybody on the machine can read.
+    """
+    command = ["-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
+    told = {
+        "MLFLOW_BACKEND_STORE_URI": address,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes for what is not used here
+    }
+    return [sys.executable, *command], {**os.environ, **told}
 
 
 def experiment(address: str, name: str, project: Path) -> str:
@@ -73,11 +97,20 @@ def experiment(address: str, name: str, project: Path) -> str:
             place = (project.resolve() / "mlartifacts").as_uri() if local else None
             return str(store.create_experiment(name, artifact_location=place))
         except Exception as error:
-            raise CommandError(
-                f"MLflow store {redact(address)} cannot be used: {_first_line(error)}; start the "
-                "server, or unset MLFLOW_TRACKING_URI to use the project's own store",
-                ENVIRONMENT,
-            ) from error
+            raise _unusable(address, error) from error
+
+
+def _unusable(address: str, error: Exception) -> CommandError:
+    """What went wrong, as a sentence with the remedy."""
+    remedy = (
+        "mend that, or set MLFLOW_TRACKING_URI to another store"
+        if address.startswith("sqlite:")
+        else "start the server, or unset MLFLOW_TRACKING_URI to use the project's own store"
+    )
+    return CommandError(
+        f"MLflow store {redact(address)} cannot be used: {first_line(error)}; {remedy}",
+        ENVIRONMENT,
+    )
 
 
 def _make_store(address: str) -> None:
@@ -93,8 +126,12 @@ def _make_store(address: str) -> None:
     for leftover in path.parent.glob(f".{path.name}.*.tmp*"):
         leftover.unlink(missing_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    client(f"sqlite:///{aside}").search_experiments(max_results=1)
-    aside.replace(path)
+    try:
+        client(f"sqlite:///{aside}").search_experiments(max_results=1)
+        aside.replace(path)
+    finally:
+        for leftover in path.parent.glob(f"{aside.name}*"):  # of a disk that was too full for it
+            leftover.unlink(missing_ok=True)
 
 
 def make_run(
@@ -108,10 +145,26 @@ def make_run(
     """Make a run at submission, or find the one that a killed submission made. Returns its id.
 
     Its parameters are the resolved spec, flattened; a run folder has one MLflow run.
+
+    Raises:
+        CommandError: the store cannot be reached, or not written to.
     """
+    try:
+        return _make_run(client(address), experiment_id, name, params, tags, parent)
+    except Exception as error:
+        raise _unusable(address, error) from error
+
+
+def _make_run(
+    store: MlflowClient,
+    experiment_id: str,
+    name: str,
+    params: dict[str, Any],
+    tags: dict[str, str],
+    parent: str | None,
+) -> str:
     from mlflow.entities import Param
 
-    store = client(address)
     folder = tags["run_folder"].replace("'", "")
     found = store.search_runs(
         [experiment_id],
@@ -167,30 +220,41 @@ class RunTracker:
     """Sends a run's record to MLflow whenever a checkpoint has made it safe.
 
     Everything is sent with its recorded timestamp, so sending a row again adds nothing. A failure
-    is said and the rows are sent with the next ones.
+    is said, costs a training a moment, and is followed by a pause; the rows are sent with the next
+    ones, or once the run is over.
     """
 
-    def __init__(self, address: str, run_id: str, run_dir: Path) -> None:
-        self.address, self.run_id, self.run_dir = address, run_id, run_dir
+    def __init__(
+        self, address: str, run_id: str, run_dir: Path, say: Callable[[str], None] = print
+    ) -> None:
+        self.address, self.run_id, self.run_dir, self.say = address, run_id, run_dir, say
+        self.problem = ""  #: why the last thing that was tried failed
         self._sent = 0
+        self._starting = False
+        self._pause, self._again_at = 0.0, 0.0
         self._store: MlflowClient | None = None
 
     def start(self) -> None:
-        self._try("start", lambda store: store.update_run(self.run_id, status="RUNNING"))
+        """Say that the run is running: now, or with the first rows that arrive."""
+        self._starting = True
+        self._in_passing(self._begin)
 
-    def committed(self, step: int) -> bool:
+    def committed(self, step: int) -> None:
+        """Send the rows up to a step that is safe, unless MLflow was away a short while ago."""
+        with contextlib.suppress(StorageError):  # a full disk stops a training where it matters
+            metrics.publishing(self.run_dir, step)
+        self._in_passing(lambda store: self._send_up_to(store, step))
+
+    def send(self, step: int) -> bool:
         """Send the rows up to a step that is safe; whether they arrived."""
-        metrics.publishing(self.run_dir, step)
-        rows = [row for row in metrics.read(self.run_dir) if row.step <= step]
-        good = self._try("send metrics to", lambda store: self._send(store, rows[self._sent :]))
-        if good:
-            self._sent = len(rows)
-        return good
+        return self._try("send metrics to", lambda store: self._send_up_to(store, step))
 
     def finish(self, state: str, artifacts: Iterable[Path] = ()) -> bool:
-        """Set the run's final state (FINISHED, FAILED or KILLED) and store its files."""
+        """Store a run's files and set its final state (FINISHED, FAILED or KILLED)."""
         good = all(
-            self._try("store files in", lambda s, p=path: s.log_artifact(self.run_id, str(p)))
+            self._try(
+                "store files in", lambda s, p=path: s.log_artifact(self.run_id, str(p)), FILE_S
+            )
             for path in artifacts
             if path.exists()
         )
@@ -203,6 +267,19 @@ class RunTracker:
         rows = [metrics.Row(key, value, 0, timestamp) for key, value in values.items()]
         return self._try("send results to", lambda store: self._send(store, rows))
 
+    def _begin(self, store: MlflowClient) -> None:
+        if self._starting:
+            store.update_run(self.run_id, status="RUNNING")
+            self._starting = False
+
+    def _send_up_to(self, store: MlflowClient, step: int) -> None:
+        metrics.publishing(self.run_dir, step)
+        rows = [row for row in metrics.read(self.run_dir) if row.step <= step]
+        if len(rows) > self._sent:
+            self._begin(store)
+            self._send(store, rows[self._sent :])
+            self._sent = len(rows)
+
     def _send(self, store: MlflowClient, rows: list[metrics.Row]) -> None:
         from mlflow.entities import Metric
 
@@ -212,15 +289,63 @@ class RunTracker:
                 self.run_id, metrics=[Metric(r.key, r.value, r.timestamp, r.step) for r in part]
             )
 
-    def _try(self, what: str, call: Any) -> bool:
+    def _in_passing(self, call: Callable[[MlflowClient], None]) -> None:
+        """Try something while a training waits: rarely where the store is away."""
+        if time.monotonic() < self._again_at:
+            return
+        good = self._try("write to", call, MOMENT_S)
+        self._pause = 0.0 if good else min(max(2 * self._pause, PAUSE_S[0]), PAUSE_S[1])
+        self._again_at = time.monotonic() + self._pause
+
+    def _try(self, what: str, call: Callable[[Any], object], patience_s: int = WHILE_S) -> bool:
         try:
-            self._store = self._store or client(self.address)
-            call(self._store)
+            with _patience(patience_s):
+                self._store = self._store or _opened(self.address)
+                call(self._store)
         except Exception as error:
             # Whatever the server does, training goes on; the record is in the run folder.
-            print(f"warning: could not {what} MLflow ({_first_line(error)})", flush=True)
+            self.problem = first_line(error)
+            self.say(f"warning: could not {what} MLflow ({self.problem}); it is sent later")
             return False
         return True
+
+
+def _opened(address: str) -> MlflowClient:
+    """A client of a store that is there.
+
+    MLflow would make a new, empty file where one is gone, and looks for minutes for one that it
+    cannot open.
+    """
+    path = Path(address.removeprefix("sqlite:///"))
+    if address.startswith("sqlite:///") and not path.exists():
+        raise FileNotFoundError(f"{path} is not there")
+    return client(address)
+
+
+def answers(address: str) -> bool:
+    """Whether a store can be asked for anything at this moment."""
+    try:
+        with _patience(MOMENT_S):
+            _opened(address).search_experiments(max_results=1)
+    except Exception:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _patience(seconds: int) -> Iterator[None]:
+    """Wait no longer for an answer, and ask once; MLflow reads this at every request."""
+    set_to = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }
+    before = {name: os.environ.get(name) for name in set_to}
+    os.environ.update(set_to)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -245,9 +370,14 @@ def redact(address: str) -> str:
     return redaction.address(address)
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return redact_text(text.splitlines()[0][:200])
+def first_line(error: Exception) -> str:
+    """What an error says first, without credentials."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith("(raised as a result of")]  # SQLAlchemy's
+    first = (told or lines or [type(error).__name__])[0]
+    asked, found, why = first.partition(" failed with exception HTTP")  # requests' long way round
+    cause = why.partition("(Caused by ")[2] or why
+    return redact_text((f"{asked} failed: {cause}" if found else first)[:300])
 
 
 def redact_text(text: str) -> str:
