@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from carectl import estimates, redaction, runs
+from carectl import estimates, publishing, redaction, runs
 from carectl.backends.base import Backend
 from carectl.console import tables
 from carectl.console.output import Output
@@ -119,6 +119,8 @@ def carry_out(planner: Planner, options: Options, output: Output, command: str) 
             f"carectl cancel RUN{_where(options)} stops one"
         )
         return Outcome(plan, None, INTERRUPTED)
+    if told := publishing.lacking((Run(options.runs_dir / r), s.state) for r, s in states.items()):
+        output.note(f"{told}; carectl status{_where(options)} sends it later")
     code = JOB_FAILED if any(status.state != "done" for status in states.values()) else 0
     return Outcome(plan, states, code)
 

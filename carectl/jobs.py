@@ -24,7 +24,7 @@ from care_core.files import read_json, write_json
 from care_core.spec import PretrainSpec, ProbeSpec
 from care_core.spec.launch import Launch
 from carectl import processes, provenance, publishing, redaction, trust
-from carectl.backends import slots
+from carectl.backends import logfile, slots
 from carectl.runs import Run, leave_note
 from carectl.tracking import RunTracker
 
@@ -54,6 +54,7 @@ def execute(run_dir: str, attempt: int, chosen: list[str]) -> None:
     """
     signals = _listen()
     trust.tighten()
+    logfile.outlive_full_disks()
     run, here = Run(Path(run_dir)), _place()
     folder = run.path / "attempts" / str(attempt)
     if here.cluster == "local":
@@ -64,20 +65,20 @@ def execute(run_dir: str, attempt: int, chosen: list[str]) -> None:
         return
     if chosen:
         held.append(slots.take(chosen[here.rank]))
-    _sign_in(folder, here, chosen)
-    if (folder / "cancelled.json").exists():  # while it was starting
-        return
-    tracker = publishing.tracker(run) if here.rank == 0 else None
-    if tracker:
-        tracker.start()
+    tracker = publishing.tracker(run, _say, submitted=True) if here.rank == 0 else None
     try:
+        _sign_in(folder, here, chosen)
+        if (folder / "cancelled.json").exists():  # while it was starting
+            return
+        if tracker:
+            tracker.start()
         _work(run, folder, here, tracker, lambda: bool(signals))
     except BaseException as error:
         stopped = here.cluster == "slurm" and isinstance(error, Interrupted)
         if stopped and _may_go_on(run, folder, here, signals):
             return
         if here.rank == 0:
-            _record(folder, error, tracker)
+            _record(run, folder, error, tracker)
         if not isinstance(error, CareError):
             print(redaction.text(traceback.format_exc()), file=sys.stderr)
         sys.stdout.flush()
@@ -156,15 +157,19 @@ def _sign_in(folder: Path, here: Place, chosen: list[str]) -> None:
     print(f"rank {here.rank} of {here.size} on {processes.host()}, device {device}", flush=True)
 
 
-def _record(folder: Path, error: BaseException, tracker: RunTracker | None) -> None:
+def _record(run: Run, folder: Path, error: BaseException, tracker: RunTracker | None) -> None:
     """Leave why the attempt ended, for the status and for MLflow."""
     cancelled = (folder / "cancelled.json").exists()
-    print(f"error: {_sentence(error)}", flush=True)
+    _say(f"error: {_sentence(error)}")
     if not cancelled:
         with contextlib.suppress(StorageError):  # a full disk: the log alone has the words
             leave_note(folder, "error", _sentence(error))
     if tracker:
-        tracker.finish("KILLED" if cancelled else "FAILED")
+        publishing.close(run, "KILLED" if cancelled else "FAILED", tracker)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _may_go_on(run: Run, folder: Path, here: Place, signals: list[int]) -> bool:
@@ -203,7 +208,7 @@ def _work(
     common: dict[str, Any] = {
         "data_dir": Path(job["data_dir"]),
         "threads": job["threads"],
-        "say": lambda text: print(text, flush=True),
+        "say": _say,
     }
     if record["kind"] == "pretrain":
         spec = PretrainSpec.model_validate(record["spec"])
