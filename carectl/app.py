@@ -6,47 +6,24 @@ Nothing heavy is imported here: `carectl --help` must come in a blink.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from carectl.options import (
-    DATA,
-    EXPORTS,
-    RUNS,
-    Backend,
-    DataDir,
-    Detach,
-    Devices,
-    DryRun,
-    Experiment,
-    Json,
-    Only,
-    Override,
-    Profile,
-    RunsDir,
-    Seeds,
-    SpecArg,
-    Upload,
-    submitting,
-)
+from carectl import completion
+from carectl import options as opt
+from carectl.console.help import App
 from carectl.subcommands import data_app, spec_app
 
 if TYPE_CHECKING:
     from carectl.flow import Options
 
-app = typer.Typer(
-    help="Train, probe and compare equivariant contrastive models, here or on a cluster.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(spec_app, name="spec")
-app.add_typer(data_app, name="data")
+TRAIN, WATCH, SHARE, LOOK = "Train and measure", "Watch and steer", "In and out", "Look after"
+
+app = App()
 
 
 def _version(asked: bool) -> None:
@@ -60,19 +37,22 @@ def _version(asked: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version")
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="print the version")
     ] = False,
 ) -> None:
-    """Train, probe and compare equivariant contrastive models, here or on a cluster."""
+    """Train, probe and compare equivariant contrastive models, here or on a cluster.
+
+    Example: carectl reproduce table1 --profile digits
+    """
 
 
-@app.command()
-@submitting
+@app.command(rich_help_panel=TRAIN)
+@opt.submitting
 def pretrain(
-    spec: SpecArg,
+    spec: opt.SpecArg,
     options: Options,
-    override: Override = None,
-    upload: Upload = False,
+    override: opt.Override = None,
+    upload: opt.Upload = False,
 ) -> None:
     """Train a spec; an interrupted run goes on from its checkpoint, a done one is reused.
 
@@ -93,68 +73,38 @@ def pretrain(
     raise typer.Exit(outcome.code)
 
 
-@app.command("eval")
-@submitting
+@app.command("eval", rich_help_panel=TRAIN)
+@opt.submitting
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run's id, prefix or name, or a checkpoint file")],
+    run: opt.EncoderArg,
     options: Options,
-    epoch: Annotated[
-        int | None, typer.Option(help="Epoch to probe; default: the last", min=0)
-    ] = None,
-    probe: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="linear, knn, geometry (these three by default, of clouds axis too), colour, "
-            "composition; repeatable"
-        ),
-    ] = None,
+    epoch: opt.Epoch = None,
+    probe: opt.ProbeKind = None,
     plots: Annotated[
-        bool, typer.Option("--plots", help="Draw curves, cosines, embedding and neighbours")
+        bool, typer.Option("--plots", help="draw curves, cosines, embedding and neighbours")
     ] = False,
-    override: Override = None,
+    override: opt.Override = None,
 ) -> None:
     """Measure a trained encoder: linear probe, kNN, hue regression, geometry, colour, composition.
 
     Example: carectl eval digits-care-simclr --probe linear --probe knn
     """
-    from care_core.spec import probe_kinds
-    from care_core.spec.clouds import measurable, unmeasurable
-    from carectl import specs
     from carectl.console.output import Output
-    from carectl.errors import CommandError
-    from carectl.flow import carry_out, report_runs
-    from carectl.plan import Planner, source_of
+    from carectl.evaluating import Asked, measure
 
-    output = Output(options.as_json)
-    known = probe_kinds()
-    for kind in probe or ():
-        if kind not in known:
-            raise CommandError(f"--probe {kind}: must be one of {', '.join(known)}")
-    loaded, source = source_of(options.runs_dir, run, epoch)
-    loaded = specs.override(loaded, [*(override or []), *options.settings()])
-    planner = Planner(options.runs_dir, options.data_dir)
-    images = loaded.probe.data or loaded.data
-    kinds = tuple(probe or measurable(images))
-    if plots:  # what they show is measured too
-        shown = (kind for kind in ("geometry", "colour") if not list(unmeasurable(images, (kind,))))
-        kinds = tuple(dict.fromkeys((*kinds, *shown)))
-    for why in unmeasurable(images, kinds):
-        raise CommandError(f"--probe {why.removeprefix('kinds: ')}")
-    planner.probe(loaded, source, epoch=epoch, kinds=kinds)
-    outcome = carry_out(planner, options, output, "eval")
-    report_runs(outcome, options, output, "eval", plots)
-    raise typer.Exit(outcome.code)
+    asked = Asked(run, epoch, tuple(probe or ()), plots, tuple(override or ()))
+    raise typer.Exit(measure(asked, options, Output(options.as_json)))
 
 
-@app.command()
-@submitting
+@app.command(rich_help_panel=TRAIN)
+@opt.submitting
 def reproduce(
-    target: Annotated[str, typer.Argument(help="table1, ..., or all")],
+    target: opt.TargetArg,
     options: Options,
-    profile: Profile = "paper",
-    only: Only = None,
-    seeds: Seeds = None,
-    override: Override = None,
+    profile: opt.Profile = "paper",
+    only: opt.Only = None,
+    seeds: opt.Seeds = None,
+    override: opt.Override = None,
 ) -> None:
     """Reproduce a table or figure of the paper: pretrain, probe, and compare.
 
@@ -167,17 +117,17 @@ def reproduce(
     raise typer.Exit(paper.reproduce(asked, options, Output(options.as_json)))
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def report(
-    target: Annotated[str, typer.Argument(help="table1, ..., or all")],
-    profile: Profile = "paper",
-    only: Only = None,
-    seeds: Seeds = None,
-    override: Override = None,
-    json: Json = False,
-    runs_dir: RunsDir = RUNS,
-    data_dir: DataDir = DATA,
-    experiment: Experiment = "care",
+    target: opt.TargetArg,
+    profile: opt.Profile = "paper",
+    only: opt.Only = None,
+    seeds: opt.Seeds = None,
+    override: opt.Override = None,
+    json: opt.Json = False,
+    runs_dir: opt.RunsDir = opt.RUNS,
+    data_dir: opt.DataDir = opt.DATA,
+    experiment: opt.Experiment = "care",
 ) -> None:
     """Rebuild tables and figures from the runs that are done, without training.
 
@@ -192,13 +142,14 @@ def report(
     raise typer.Exit(paper.report(asked, options, Output(json)))
 
 
-@app.command()
+@app.command(rich_help_panel=WATCH)
 def status(
-    run: Annotated[str | None, typer.Argument(help="A run's id, prefix or name")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C")] = False,
-    state: Annotated[list[str] | None, typer.Option(help="Only runs in this state")] = None,
-    json: Json = False,
-    runs_dir: RunsDir = RUNS,
+    run: opt.OptionalRunArg = None,
+    watch: Annotated[bool, typer.Option("--watch", help="refresh until Ctrl-C")] = False,
+    state: opt.StateOption = None,
+    every: Annotated[bool, typer.Option("--all", help="every run, however many")] = False,
+    json: opt.Json = False,
+    runs_dir: opt.RunsDir = opt.RUNS,
 ) -> None:
     """Show the runs and their states, or everything about one run.
 
@@ -207,15 +158,15 @@ def status(
     from carectl.console.output import Output
     from carectl.console.status import show
 
-    show(runs_dir, run, tuple(state or ()), watch, Output(json))
+    show(runs_dir, run, tuple(state or ()), watch, every, Output(json))
 
 
-@app.command()
+@app.command(rich_help_panel=WATCH)
 def logs(
-    run: Annotated[str, typer.Argument(help="A run's id, prefix or name")],
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as lines come")] = False,
-    rank: Annotated[int, typer.Option(help="Rank", min=0)] = 0,
-    runs_dir: RunsDir = RUNS,
+    run: opt.RunArg,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="go on as lines come")] = False,
+    rank: Annotated[int, opt.text(metavar="N", min=0, help="whose; 0 is the first")] = 0,
+    runs_dir: opt.RunsDir = opt.RUNS,
 ) -> None:
     """Print what a run's newest job wrote.
 
@@ -227,12 +178,8 @@ def logs(
     show(runs.find(runs_dir, run), follow, rank)
 
 
-@app.command()
-def cancel(
-    run: Annotated[list[str], typer.Argument(help="Runs: id, prefix or name")],
-    json: Json = False,
-    runs_dir: RunsDir = RUNS,
-) -> None:
+@app.command(rich_help_panel=WATCH)
+def cancel(run: opt.RunArgs, json: opt.Json = False, runs_dir: opt.RunsDir = opt.RUNS) -> None:
     """Stop queued or running jobs; what they have learnt stays in their checkpoints.
 
     Example: carectl cancel digits-simclr
@@ -243,16 +190,16 @@ def cancel(
     stop(runs_dir, run, Output(json))
 
 
-@app.command()
+@app.command(rich_help_panel=WATCH)
 def retry(
-    run: Annotated[list[str] | None, typer.Argument(help="Runs: id, prefix or name")] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="All that failed or were lost")] = False,
-    backend: Backend = "",
-    devices: Devices = None,
-    detach: Detach = False,
-    dry_run: DryRun = False,
-    json: Json = False,
-    runs_dir: RunsDir = RUNS,
+    run: opt.OptionalRunArgs = None,
+    failed: Annotated[bool, typer.Option("--failed", help="all that failed or were lost")] = False,
+    backend: opt.Backend = "",
+    devices: opt.Devices = None,
+    detach: opt.Detach = False,
+    dry_run: opt.DryRun = False,
+    json: opt.Json = False,
+    runs_dir: opt.RunsDir = opt.RUNS,
 ) -> None:
     """Submit failed, lost or cancelled runs again, and what hung on them; nothing else.
 
@@ -266,17 +213,37 @@ def retry(
     raise typer.Exit(again(run or (), failed, options, Output(json)))
 
 
-@app.command("import")
+@app.command(rich_help_panel=WATCH)
+def ui(
+    port: Annotated[int, opt.text(metavar="N", min=1, max=65535, help="of the address")] = 5000,
+    runs_dir: opt.RunsDir = opt.RUNS,
+) -> None:
+    """Open MLflow's own interface on what was tracked of the runs, until Ctrl-C.
+
+    Example: carectl ui --port 5001
+    """
+    from carectl.console.output import Output
+    from carectl.console.ui import serve
+
+    serve(runs_dir, port, Output(as_json=False))
+
+
+@app.command("import", rich_help_panel=SHARE)
 def import_(
-    file: Annotated[Path, typer.Argument(help="A checkpoint of the official code (.pth.tar)")],
+    file: opt.FileArg,
     dataset: Annotated[
-        str | None, typer.Option(help="What it was trained on, where the file does not say")
+        str | None,
+        opt.text(
+            metavar="DATASET", autocompletion=completion.dataset,
+            help="what it was trained on, where the file does not say",
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="The checkpoint to write; default: the file's name with .pt")
+        Path | None,
+        opt.text(metavar="FILE", help="the checkpoint to write; default: the file's name with .pt"),
     ] = None,
-    json: Json = False,
-) -> None:
+    json: opt.Json = False,
+) -> None:  # fmt: skip
     """Turn a checkpoint of the official CARE code into one that can be probed here.
 
     Example: carectl import best_checkpoint.pth.tar
@@ -287,16 +254,14 @@ def import_(
     bring(file, dataset, output, Output(json))
 
 
-@app.command()
+@app.command(rich_help_panel=SHARE)
 def export(
-    run: Annotated[str, typer.Argument(help="A run's id, prefix or name, or a checkpoint file")],
-    epoch: Annotated[
-        int | None, typer.Option(help="Epoch to export; default: the last", min=0)
-    ] = None,
-    output: Annotated[Path, typer.Option(help="Folder to write to")] = EXPORTS,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Also the backbone as ONNX")] = False,
-    json: Json = False,
-    runs_dir: RunsDir = RUNS,
+    run: opt.EncoderArg,
+    epoch: opt.Epoch = None,
+    output: Annotated[Path, opt.text(metavar="FOLDER", help="where to write")] = opt.EXPORTS,
+    onnx: Annotated[bool, typer.Option("--onnx", help="the backbone as ONNX too")] = False,
+    json: opt.Json = False,
+    runs_dir: opt.RunsDir = opt.RUNS,
 ) -> None:
     """Write an encoder as safetensors that torchvision and timm load, and a JSON that explains it.
 
@@ -308,8 +273,14 @@ def export(
     write(runs_dir, run, epoch, output, onnx, Output(json))
 
 
-@app.command()
-def doctor(json: Json = False, runs_dir: RunsDir = RUNS, data_dir: DataDir = DATA) -> None:
+app.add_typer(spec_app, name="spec", rich_help_panel=LOOK)
+app.add_typer(data_app, name="data", rich_help_panel=LOOK)
+
+
+@app.command(rich_help_panel=LOOK)
+def doctor(
+    json: opt.Json = False, runs_dir: opt.RunsDir = opt.RUNS, data_dir: opt.DataDir = opt.DATA
+) -> None:
     """Look whether this machine is fit: Python, torch, SLURM, MLflow, disk, data.
 
     Example: carectl doctor
@@ -320,23 +291,21 @@ def doctor(json: Json = False, runs_dir: RunsDir = RUNS, data_dir: DataDir = DAT
     raise typer.Exit(show(runs_dir, data_dir, Output(json)))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def bench(
-    spec: Annotated[
-        str | None, typer.Argument(help="A YAML file or a shipped name; default: a few standards")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step", min=2)] = None,
-    backbone: Annotated[str | None, typer.Option(help="Backbone to time")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16")] = None,
-    compile: Annotated[str | None, typer.Option(help="off, default or max-autotune")] = None,
-    override: Override = None,
-    repeats: Annotated[int, typer.Option(help="Times of each kind", min=1)] = 5,
-    threads: Annotated[int | None, typer.Option(help="CPU threads", min=1)] = None,
+    spec: opt.OptionalSpecArg = None,
+    batch_size: Annotated[int | None, opt.text(metavar="N", min=2, help="images a step")] = None,
+    backbone: Annotated[str | None, opt.text(metavar="NAME", help="the backbone to time")] = None,
+    precision: Annotated[str | None, opt.one_of(opt.PRECISIONS, help="of the forward")] = None,
+    compile: Annotated[str | None, opt.one_of(opt.COMPILERS, help="torch.compile")] = None,
+    override: opt.Override = None,
+    repeats: Annotated[int, opt.text(metavar="N", min=1, help="times of each kind")] = 5,
+    threads: Annotated[int | None, opt.text(metavar="N", min=1, help="CPU threads")] = None,
     scaling: Annotated[
-        bool, typer.Option("--scaling", help="How costs grow with runs, batch and ranks instead")
+        bool, typer.Option("--scaling", help="how costs grow with runs, batch and ranks instead")
     ] = False,
-    json: Json = False,
-    runs_dir: RunsDir = RUNS,
+    json: opt.Json = False,
+    runs_dir: opt.RunsDir = opt.RUNS,
 ) -> None:
     """Time a training step beside its floor, the same network on ready-made tensors.
 
@@ -355,6 +324,7 @@ def main() -> None:
     from carectl import trust
 
     trust.tighten()
+    completion.prepare(os.environ, sys.argv)
     try:
         app(standalone_mode=True)
     except Exception as error:

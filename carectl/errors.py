@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 JOB_FAILED, USAGE, ENVIRONMENT, PARTIAL, TOLERANCE, INTERRUPTED = 1, 2, 3, 4, 5, 130
+PIPE_CLOSED = 141  # as a shell says it of a program that nobody reads any more
 
 
 class CommandError(Exception):

@@ -10,30 +10,173 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from carectl import completion
+from carectl.console.help import JOBS, OUTPUT, PLACES
+
 if TYPE_CHECKING:
     from carectl.flow import Options
 
 T = TypeVar("T")
 
-SpecArg = Annotated[str, typer.Argument(help="A YAML file, or a shipped name: cifar10/care-simclr")]
-Override = Annotated[
-    list[str] | None, typer.Option("-o", "--override", help="key=value over the spec; repeatable")
-]
-Backend = Annotated[str, typer.Option(help="local or slurm")]
-Gpus = Annotated[int | None, typer.Option(help="GPUs a job", min=0)]
-Devices = Annotated[str | None, typer.Option(help="GPUs to use, such as 0,1; or cpu:N")]
-Detach = Annotated[bool, typer.Option("--detach", help="Submit and return at once")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, submit nothing")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout")]
-RunsDir = Annotated[Path, typer.Option(help="Folder of the runs")]
-DataDir = Annotated[Path, typer.Option(help="Folder of the datasets")]
-Experiment = Annotated[str, typer.Option(help="MLflow experiment")]
-Tag = Annotated[list[str] | None, typer.Option(help="key=value for MLflow; repeatable")]
-Upload = Annotated[bool, typer.Option("--upload", help="Store the final checkpoint in MLflow")]
+BACKENDS = "local|slurm"
+PROFILES = "digits|digits-all|smoke|paper"
+PRECISIONS = "fp32|bf16|fp16"
+COMPILERS = "off|default|max-autotune"
 RUNS, DATA, EXPORTS = Path("runs"), Path("data"), Path("exports")
-Profile = Annotated[str, typer.Option(help="digits, digits-all, smoke or paper")]
-Only = Annotated[list[str] | None, typer.Option(help="Rows or datasets to keep; repeatable")]
-Seeds = Annotated[str | None, typer.Option(help="Pretraining seeds, such as 0,1,2")]
+_A_RUN = "a run: its id, the beginning of it, or its name"
+
+
+def text(*names: str, metavar: str, **more: Any) -> Any:
+    return typer.Option(*names, metavar=metavar, **more)
+
+
+def one_of(choices: str, *names: str, **more: Any) -> Any:
+    """An option of a few words, which are its metavar; whoever reads it refuses others."""
+    return text(*names, metavar=choices, autocompletion=completion.one_of(choices), **more)
+
+
+SpecArg = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPEC", help="a YAML file, or a shipped name such as cifar10/care-simclr",
+        autocompletion=completion.spec,
+    ),
+]  # fmt: skip
+OptionalSpecArg = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="SPEC", help="a YAML file or a shipped name; default: a few standards",
+        autocompletion=completion.spec,
+    ),
+]  # fmt: skip
+SpecOrRunArg = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPEC|RUN", help="a YAML file, a shipped name, or a run",
+        autocompletion=completion.spec_or_run,
+    ),
+]  # fmt: skip
+RunArg = Annotated[str, typer.Argument(metavar="RUN", help=_A_RUN, autocompletion=completion.run)]
+OptionalRunArg = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RUN", help=f"{_A_RUN}; default: all", autocompletion=completion.run
+    ),
+]  # fmt: skip
+RunArgs = Annotated[
+    list[str], typer.Argument(metavar="RUN", help=_A_RUN, autocompletion=completion.run)
+]
+OptionalRunArgs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="RUN", help=_A_RUN, autocompletion=completion.run),
+]
+EncoderArg = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|FILE", help=f"{_A_RUN}; or a checkpoint file (.pt)",
+        autocompletion=completion.encoder,
+    ),
+]  # fmt: skip
+TargetArg = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET", help="table1, fig5 to fig10, composition, pointcloud, or all",
+        autocompletion=completion.target,
+    ),
+]  # fmt: skip
+DatasetArg = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET", help="a dataset's name, as `carectl data list` says it",
+        autocompletion=completion.dataset,
+    ),
+]  # fmt: skip
+
+FileArg = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="a checkpoint of the official code (.pth.tar)",
+        autocompletion=completion.checkpoint,
+    ),
+]  # fmt: skip
+
+Override = Annotated[
+    list[str] | None,
+    text(
+        "-o", "--override", metavar="KEY=VALUE", autocompletion=completion.setting,
+        help="a setting over the spec, such as training.epochs=10; repeatable",
+    ),
+]  # fmt: skip
+Epoch = Annotated[
+    int | None, text(metavar="N", min=0, help="the checkpoint of this epoch; default: the last")
+]
+ProbeKind = Annotated[
+    list[str] | None,
+    text(
+        "--probe", metavar="KIND", autocompletion=completion.probe_kind,
+        help="linear, knn, geometry (these three by default, of clouds axis too), colour, "
+        "composition; repeatable",
+    ),
+]  # fmt: skip
+StateOption = Annotated[
+    list[str] | None,
+    text(
+        "--state", metavar="STATE", autocompletion=completion.state,
+        help="only runs that are new, queued, running, stale, done, failed, cancelled, blocked or "
+        "lost; repeatable",
+    ),
+]  # fmt: skip
+Profile = Annotated[
+    str, one_of(PROFILES, help="paper: the published settings; the others run on a laptop")
+]
+Only = Annotated[
+    list[str] | None,
+    text(
+        metavar="TEXT", autocompletion=completion.dataset,
+        help="rows and datasets to keep; repeatable, all must fit",
+    ),
+]  # fmt: skip
+Seeds = Annotated[
+    str | None,
+    text(metavar="N,N,...", help="pretraining seeds, such as 0,1,2; default: the profile's"),
+]
+
+Backend = Annotated[
+    str, one_of(BACKENDS, rich_help_panel=JOBS, help="where jobs run; default: local")
+]
+Gpus = Annotated[
+    int | None, text(metavar="N", min=0, rich_help_panel=JOBS, help="GPUs a job; default: 1")
+]
+Devices = Annotated[
+    str | None,
+    text(metavar="N,N|cpu:N", rich_help_panel=JOBS, help="GPUs to use, or so many CPU slots"),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", rich_help_panel=JOBS, help="submit, and do not wait")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", rich_help_panel=JOBS, help="print the plan, submit nothing")
+]
+RunsDir = Annotated[Path, text(metavar="FOLDER", rich_help_panel=PLACES, help="where the runs are")]
+DataDir = Annotated[
+    Path, text(metavar="FOLDER", rich_help_panel=PLACES, help="where the datasets are")
+]
+Experiment = Annotated[
+    str, text(metavar="NAME", rich_help_panel=PLACES, help="MLflow's experiment")
+]
+Tag = Annotated[
+    list[str] | None,
+    text(metavar="KEY=VALUE", rich_help_panel=PLACES, help="a tag for MLflow; repeatable"),
+]
+Upload = Annotated[
+    bool,
+    typer.Option(
+        "--upload", rich_help_panel=PLACES, help="store the final checkpoint in MLflow too"
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", rich_help_panel=OUTPUT, help="one JSON object on stdout")
+]
 
 
 def _shared(

@@ -7,10 +7,22 @@ from typing import Annotated
 
 import typer
 
-from carectl.options import DATA, RUNS, DataDir, Json, Override, RunsDir, SpecArg
+from carectl.console.help import App
+from carectl.options import (
+    DATA,
+    RUNS,
+    DataDir,
+    DatasetArg,
+    Json,
+    Override,
+    RunsDir,
+    SpecArg,
+    SpecOrRunArg,
+    text,
+)
 
-spec_app = typer.Typer(help="Look at specs: check, show, schema, diff.", no_args_is_help=True)
-data_app = typer.Typer(help="Look after datasets: list, prepare, verify.", no_args_is_help=True)
+spec_app = App(help="Look at specs: check, show, schema, diff.")
+data_app = App(help="Look after datasets: list, prepare, verify.")
 
 
 @spec_app.command("check")
@@ -60,8 +72,8 @@ def spec_schema() -> None:
 
 @spec_app.command("diff")
 def spec_diff(
-    one: Annotated[str, typer.Argument(help="A spec or a run")],
-    other: Annotated[str, typer.Argument(help="A spec or a run")],
+    one: SpecOrRunArg,
+    other: SpecOrRunArg,
     override: Override = None,
     json: Json = False,
     runs_dir: RunsDir = RUNS,
@@ -90,11 +102,13 @@ def data_list(data_dir: DataDir = DATA, json: Json = False) -> None:
 
 @data_app.command("prepare")
 def data_prepare(
-    name: Annotated[str, typer.Argument(help="A dataset's name")],
+    name: DatasetArg,
     data_dir: DataDir = DATA,
     imagenet: Annotated[
         Path | None,
-        typer.Option(help="For imagenet100: a local ImageNet, train/ and val/ of class folders"),
+        text(
+            metavar="FOLDER", help="for imagenet100: a local ImageNet, train/ and val/ of classes"
+        ),
     ] = None,
 ) -> None:
     """Download a dataset and verify it; build imagenet100 by links to a local ImageNet.
@@ -108,10 +122,12 @@ def data_prepare(
 
 @data_app.command("verify")
 def data_verify(
-    name: Annotated[str, typer.Argument(help="A dataset's name")],
+    name: DatasetArg,
     data_dir: DataDir = DATA,
-    path: Annotated[Path | None, typer.Option(help="For folder and proteins: which one")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Do not decode image files")] = False,
+    path: Annotated[
+        Path | None, text(metavar="FOLDER", help="for folder and proteins: which one")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="do not decode image files")] = False,
 ) -> None:
     """Check a dataset's files: checksums, short or missing classes, images that do not decode.
 

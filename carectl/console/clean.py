@@ -31,6 +31,10 @@ class PlainConsole(Console):
             highlight=False, markup=False, emoji=False,
         )  # fmt: skip
 
+    def on_broken_pipe(self) -> None:
+        """Not rich's exit code 1, which here says that a job failed."""
+        raise BrokenPipeError
+
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:

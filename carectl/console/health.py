@@ -7,10 +7,11 @@ from pathlib import Path
 from rich.text import Text
 
 from carectl import doctor
+from carectl.console import colours
 from carectl.console.output import Output
 from carectl.errors import ENVIRONMENT
 
-_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
+_STYLES = {"ok": colours.GOOD, "warn": colours.CAREFUL, "fail": colours.BAD}
 
 
 def show(runs_dir: Path, data_dir: Path, output: Output) -> int:

@@ -23,6 +23,11 @@ class Output:
         self.out = PlainConsole(stderr=as_json, soft_wrap=not sys.stdout.isatty())
         self.err = PlainConsole(stderr=True, soft_wrap=not sys.stderr.isatty())
 
+    @property
+    def lively(self) -> bool:
+        """Whether stdout is a terminal in which lines can be written over."""
+        return self.out.is_terminal and not self.out.is_dumb_terminal
+
     def result(self, renderable: Any) -> None:
         """A result for people."""
         self.out.print(renderable)
@@ -42,7 +47,8 @@ class Output:
         """The one next step that ends a command."""
         if text.startswith("carectl "):
             text = f"{program()} {text.removeprefix('carectl ')}"
-        (self.err if self.as_json else self.out).print(f"Next: {text}")
+        console = self.err if self.as_json else self.out
+        console.print(f"Next: {text}", soft_wrap=True)  # a command that is folded cannot be copied
 
     def emit(self, command: str, **fields: Any) -> None:
         """The command's JSON object, if one was asked for."""

@@ -25,7 +25,11 @@ SHOWN = 12  # rows of a live view; what runs comes first
 
 def wait(watched: Sequence[Run], backend: Backend, output: Output) -> dict[str, Status]:
     """Show progress until every run has ended, and keep the queue alive meanwhile."""
-    view = _Live(output) if output.err.is_terminal else _Lines(output)
+    view = (
+        _Live(output)
+        if output.err.is_terminal and not output.err.is_dumb_terminal
+        else _Lines(output)
+    )
     with view:
         while True:
             backend.ensure()
@@ -124,9 +128,7 @@ class _Live:
                 Text(words or status.reason),
             )
         counts = Counter(status.state for status in states.values())
-        table.add_row(
-            "", Text(", ".join(f"{n} {state}" for state, n in counts.items()), style="dim")
-        )
+        table.add_row("", Text(", ".join(f"{n} {state}" for state, n in counts.items())))
         self.live.update(table, refresh=True)
 
 

@@ -71,7 +71,7 @@ _COLUMNS = ("run", "state", "progress", "images/s", "left", "note")
 
 def summary(rows: Sequence[tuple[Run, Status]]) -> Text:
     """How many runs there are, and of each state: what went wrong comes first."""
-    counts = Counter(status.state for _, status in rows)
+    counts = Counter[str](status.state for _, status in rows)
     found = Text(f"{len(rows):,} {'run' if len(rows) == 1 else 'runs'}: ")
     told = [state_text(name, f"{counts[name]:,} {name}") for name in colours.STYLES if counts[name]]
     return found.append_text(Text(", ").join(told))
