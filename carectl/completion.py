@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -172,9 +173,13 @@ def _runs(runs_dir: Path, incomplete: str) -> Words:
     return _plain(dict.fromkeys([*ids, *_names(runs_dir, ids, incomplete)]))
 
 
+#: What a shell may put on its line: no name from a folder may be a command, or steer a terminal.
+_TYPABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+
+
 def _listing(runs_dir: Path) -> list[str]:
     try:
-        return sorted(name for name in os.listdir(runs_dir) if name[0] != ".")  # noqa: PTH208
+        return sorted(filter(_TYPABLE.fullmatch, os.listdir(runs_dir)))  # noqa: PTH208
     except OSError:
         return []
 
@@ -188,7 +193,7 @@ def _names(runs_dir: Path, ids: list[str], incomplete: str) -> Iterator[str]:
     alike = [run_id for run_id in stems.values() if run_id.startswith(looks)]
     for run_id in alike[:NAMES_READ]:
         name = (read_json(runs_dir / run_id / "spec.json") or {}).get("name")
-        if name:
+        if _TYPABLE.fullmatch(str(name or "")):
             yield str(name)
 
 

@@ -21,7 +21,7 @@ from conftest import Project, tiny
 from care_core.errors import CareError
 from care_core.files import write_bytes, write_json
 from care_core.spec import ProbeSpec
-from carectl import doctor, identity, jobs, publishing, submission, tracking, trust
+from carectl import completion, doctor, identity, jobs, publishing, submission, tracking, trust
 from carectl.backends import queue, slots, tickets
 from carectl.errors import CommandError
 from carectl.runs import Run
@@ -220,6 +220,16 @@ def test_tickets_of_a_folder_that_others_write_to_or_that_was_copied_are_not_exe
     assert list(tickets.folder(copy).glob("*-x-0.json")) and tickets.waiting(copy) == []
     tickets.write(copy, "y-0", content)  # its own from here on
     assert [p.name.split("-", 1)[1] for p in tickets.waiting(copy)] == ["y-0.json"]
+
+
+def test_only_a_name_that_is_safe_on_a_shells_line_is_completed(tmp_path: Path) -> None:
+    for number, name in enumerate(("a-good", "b;id", "c$(id)", "d\x1b[2J", "e f", "-g")):
+        write_json(tmp_path / name / "spec.json", {"name": f"x/{name}"})
+        write_json(tmp_path / f"n{number}-0" / "spec.json", {"name": f"n{number}/{name}"})
+    found = {word for word, _ in completion._runs(tmp_path, "")}
+    assert {"a-good", "x/a-good", "n0/a-good", "n1-0"} <= found
+    assert not [word for word in found if set(word) & set("; $()\x1b")]
+    assert "-g" not in found
 
 
 def test_the_doctor_tells_of_a_folder_that_others_write_to(tmp_path: Path) -> None:
