@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import posixpath
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from carectl.errors import INTERRUPTED, JOB_FAILED, CommandError
 from carectl.plan import Planned, Planner
 from carectl.runs import Run, Status
 from carectl.submission import Place, job_of, submit, to_do
+from carectl.yamlpos import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Outcome:
 def carry_out(planner: Planner, options: Options, output: Output, command: str) -> Outcome:
     """Show the plan and, unless it is a dry run, submit it and wait for its end."""
     backend = options.make_backend()
+    parse_tags(options.tags)  # a dry run tells what submission would refuse
     end = command.removeprefix("reproduce ") if command.startswith("reproduce ") else ""
     if options.dry_run:
         plan = planner.refresh()
@@ -172,8 +176,19 @@ def parse_tags(tags: Sequence[str]) -> dict[str, str]:
         key, sign, value = tag.partition("=")
         if not sign or not key:
             raise CommandError(f"--tag {tag}: give it as key=value")
+        if not _storable(key) or not whole(value):
+            raise CommandError(
+                f"--tag {tag[:300]}: MLflow takes keys of 1 to 250 letters, digits, spaces and "
+                "._-/: that are a plain path (no .., //, nor / at an end), and whole characters"
+            )
         found[key] = redaction.value(key, value)  # MLflow shows tags to all
     return found
+
+
+def _storable(key: str) -> bool:
+    """Whether MLflow takes a text as a tag's key: it may become a file's place."""
+    plain = posixpath.normpath(key) == key and key != "." and not key.startswith(("..", "/"))
+    return plain and re.fullmatch(r"[/\w.\- :]{1,250}", key) is not None
 
 
 def _where(options: Options) -> str:
