@@ -25,8 +25,9 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from care_core.errors import CareError, SpecError
+from care_core.errors import CareError, PeerLostError, SpecError
 from care_core.files import read_json, write_json
+from care_core.presence import Presence
 from care_core.spec import PretrainSpec
 
 
@@ -41,6 +42,7 @@ class World:
     size: int = 1
     local_rank: int = 0
     side: Any = field(default=None, repr=False)  #: the hosts' own process group, over gloo
+    presence: Presence | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -95,14 +97,14 @@ class World:
         """The mean over the ranks, in float64, on the device."""
         return self.stack(values).double().mean(dim=0)
 
-    @contextmanager
-    def averaged(self, module: nn.Module) -> Iterator[dict[str, Tensor]]:
     def most(self, value: Tensor) -> Tensor:
         """The largest of the ranks' values, in place, on the device."""
         if self.size > 1:
             dist.all_reduce(value, dist.ReduceOp.MAX)
         return value
 
+    @contextmanager
+    def averaged(self, module: nn.Module) -> Iterator[dict[str, Tensor]]:
         """Within, batch-norm statistics are their means over the ranks; afterwards each its own.
 
         Yields every rank's own ones, (size, …) by name. Counts are the same on every rank.
@@ -140,20 +142,44 @@ class World:
 
     @contextmanager
     def naming_losses(self) -> Iterator[None]:
-        """Within, an exchange that fails, as a peer's end makes it, raises a CareError."""
+        """Within, an exchange that fails, as a peer's end makes it, raises a PeerLostError.
+
+        It says which ranks are gone. Of any other error the peers are told before it is raised.
+        """
         try:
             yield
-        except RuntimeError as error:
-            words = str(error).strip().splitlines() or [""]
-            if self.size == 1 or not (isinstance(error, dist.DistError) or "gloo" in words[0]):
+        except BaseException as error:
+            if self.size == 1:
                 raise
-            raise CareError(
-                f"rank {self.rank} of {self.size} lost a peer, whose own log says why; run the "
-                f"same command again, it goes on from the last checkpoint ({words[0]})"
-            ) from error
+            words = (str(error).strip().splitlines() or [""])[0]
+            lost = isinstance(error, dist.DistError) or "gloo" in words
+            if isinstance(error, RuntimeError) and lost:
+                raise self._lost(words) from error
+            if self.presence:
+                self.presence.leave(words or type(error).__name__)
+            raise
+
+    def _lost(self, words: str) -> PeerLostError:
+        stuck = "Timed out" in words
+        gone = self.presence.absent(closed=not stuck) if self.presence else {}
+        named = " and ".join(
+            f"rank {rank}" + (f" (it said: {said})" if said else "")
+            for rank, said in sorted(gone.items())
+        )
+        found = f"lost {named}" if named else "lost a peer"
+        if stuck and not named:
+            found = "waited in vain (launch.patience_s), and all are there: one is stuck"
+        error = PeerLostError(
+            f"rank {self.rank} of {self.size} {found}; its own log may say why. Run the "
+            f"same command again, it goes on from the last checkpoint ({words})"
+        )
+        error.speaks = all(rank in gone for rank in range(self.rank))
+        return error
 
     def close(self) -> None:
         """Leave the process group, if there is one; peers that still wait get an error."""
+        if self.presence:
+            self.presence.leave("")
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
@@ -186,6 +212,7 @@ def join(
     meeting: Path,
     single_host: bool,
     timeout_s: float = 600,
+    patience_s: float = 1800,
 ) -> World:
     """Meet the other ranks of a job at a fresh place, and form the process groups.
 
@@ -197,6 +224,8 @@ def join(
         meeting: a file of this attempt, in a folder that all ranks see.
         single_host: whether all ranks are processes of this host.
         timeout_s: how long to wait for all to be there.
+        patience_s: how long, later, to wait for a peer that is silent but whose connection stands;
+            rank 0's checks and checkpoints must fit in. (Between GPUs NCCL's own limit holds.)
 
     Raises:
         CareError: somebody did not come in time; says who waited for whom.
@@ -213,8 +242,13 @@ def join(
     with World(rank, size).naming_losses():
         _wait_for_all(store, rank, size, deadline, timeout_s)
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
-        return World(rank, size, local_rank, dist.new_group(backend="gloo"))
+        patience = timedelta(seconds=patience_s)
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=size,
+            timeout=patience if backend == "gloo" else None,
+        )  # fmt: skip
+        side = dist.new_group(backend="gloo", timeout=patience)
+        return World(rank, size, local_rank, side, Presence(store, rank, size))
 
 
 def _open(meeting: Path, host: str, size: int) -> TCPStore:

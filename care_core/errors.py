@@ -21,5 +21,11 @@ class Interrupted(CareError):
     """Stopped on request at a step's end, with a checkpoint saved."""
 
 
+class PeerLostError(CareError):
+    """Other ranks are gone. `speaks`: this is the lowest rank that is still there."""
+
+    speaks = False
+
+
 class StorageError(CareError):
     """A folder is not writable, or the disk is full."""

@@ -19,7 +19,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from care_core.errors import CareError, CheckpointError, Interrupted, StorageError
+from care_core.errors import (
+    CareError,
+    CheckpointError,
+    Interrupted,
+    PeerLostError,
+    StorageError,
+)
 from care_core.files import read_json, write_json
 from care_core.spec import PretrainSpec, ProbeSpec
 from care_core.spec.launch import Launch
@@ -77,7 +83,7 @@ def execute(run_dir: str, attempt: int, chosen: list[str]) -> None:
         stopped = here.cluster == "slurm" and isinstance(error, Interrupted)
         if stopped and _may_go_on(run, folder, here, signals):
             return
-        if here.rank == 0:
+        if here.rank == 0 or (isinstance(error, PeerLostError) and error.speaks):
             _record(run, folder, error, tracker)
         if not isinstance(error, CareError):
             print(redaction.text(traceback.format_exc()), file=sys.stderr)
@@ -217,7 +223,7 @@ def _work(
         world = distributed.join(
             rank=here.rank, size=here.size, local_rank=here.local_rank,
             meeting=folder / here.file("meeting"), single_host=here.nodes == 1,
-            timeout_s=PEERS_WAIT_S,
+            timeout_s=PEERS_WAIT_S, patience_s=spec.launch.patience_s,
         )  # fmt: skip
         try:
             care_core.pretrain(spec, run.path, tracker=tracker, stop=stop, world=world, **common)

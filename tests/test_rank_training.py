@@ -138,7 +138,7 @@ def test_a_rank_that_dies_takes_the_others_with_it(launch: Launch, tmp_path: Pat
     codes = launch(training, 2, tmp_path, spec=tiny(**FAST).model_dump_json(), kill_at={"1": 3})
     assert codes == [0, -signal.SIGKILL]
     kind, sentence = torch.load(tmp_path / "rank-0.pt")["error"]
-    assert kind == "CareError" and sentence.startswith("rank 0 of 2 lost a peer")
+    assert kind == "PeerLostError" and sentence.startswith("rank 0 of 2 lost rank 1; ")
 
 
 def test_no_rank_takes_a_run_for_saved_when_the_disk_is_full(
@@ -146,5 +146,5 @@ def test_no_rank_takes_a_run_for_saved_when_the_disk_is_full(
 ) -> None:
     first, second = run(launch, tmp_path, tiny(**FAST), stop_at={"1": 7}, full_at=7)
     assert first["error"] == ["StorageError", "the disk is full"]
-    assert second["error"][0] == "CareError" and "lost a peer" in second["error"][1]
+    assert second["error"][0] == "PeerLostError" and "lost rank 0" in second["error"][1]
     assert [entry.step for entry in checkpoint.entries(tmp_path / "checkpoints")] == [5]

@@ -57,6 +57,9 @@ class Launch(BaseModel):
     resize: bool = Field(
         False, description="go on from a checkpoint of another number of ranks; not bitwise"
     )
+    patience_s: int = Field(
+        1800, ge=10, description="how long ranks wait for one that is silent, before they give up"
+    )
     partition: Word | None = Field(None, description="SLURM, as all below")
     account: Word | None = None
     qos: Word | None = None
