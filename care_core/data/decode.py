@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as TF
 
+from care_core.data import workers
 from care_core.errors import DataError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -33,17 +34,20 @@ def decode(path: Path) -> Tensor:
         UndecodableError: names the file and the remedy.
         DataError: the file cannot be read.
     """
+    workers.working_on(path)
     try:
         content = bytearray(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     try:
         return _rgb(content)
-    except (RuntimeError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder raises whatever damage makes it raise
         raise UndecodableError(
             f"{path}: cannot be decoded ({_reason(error)}); repair or remove it, or set "
             "data.unreadable: skip to leave such files out"
-        ) from None
+        ) from error
 
 
 def crop(image: Tensor, box: Tensor | Sequence[int], size: int) -> Tensor:
@@ -87,6 +91,8 @@ def _check_png(content: bytearray) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The decoder's words without the place in its source."""
-    first = str(error).splitlines()[0]
-    return re.sub(r"^.*\.(cpp|h):\d+, *", "", first).strip().rstrip(".") or "damaged"
+    """The decoder's words without the place in its source; before unusual ones, their kind."""
+    first = (str(error).splitlines() or [""])[0]
+    words = re.sub(r"^.*\.(cpp|h):\d+, *", "", first).strip().rstrip(".") or "damaged"
+    usual = isinstance(error, RuntimeError | ValueError)
+    return words if usual else f"{type(error).__name__}: {words}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import functools
 import multiprocessing.util  # noqa: F401 - joins its children at exit: loaded first, it acts last
 import os
 import signal
@@ -21,16 +22,27 @@ from types import TracebackType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from care_core.errors import CareError
 
 T = TypeVar("T")
 
+
+class WorkerDiedError(CareError):
+    """A worker died while it was `at` these (`working_on`), `killed` from outside or by itself."""
+
+    at: tuple[str, ...] = ()
+    ending: str = ""
+    killed: bool = True
+
+
 #: What a terminal or a cluster sends to all processes of a job at once.
 _NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _PR_SET_PDEATHSIG = 1
 _MOST = 16
+_NOTE = 1024  # bytes
 
 
 def cores() -> int:
@@ -52,7 +64,8 @@ def loader(dataset: Dataset[T], keys: Iterable[Any], workers: int) -> Loader[T]:
 
     Raises:
         CareError: while iterating, what a dataset raises (a DataError names its file), of the
-            same class and with the same sentence as it had in the worker; or a worker died.
+            same class and with the same sentence as it had in the worker; or a worker died, with
+            what it was at (`working_on`).
     """
     return Loader(dataset, keys, workers)
 
@@ -61,13 +74,15 @@ class Loader(Generic[T]):
     """An iterator over items (see `loader`). `close` ends the workers; so does the last item."""
 
     def __init__(self, dataset: Dataset[T], keys: Iterable[Any], workers: int) -> None:
+        #: what each worker is at, in memory that outlives it
+        self._notes = torch.zeros(workers, _NOTE, dtype=torch.uint8).share_memory_()
         found = DataLoader(
             _Caught(dataset),
             batch_size=None,
             sampler=keys,
             num_workers=workers,
             collate_fn=_as_it_is,
-            worker_init_fn=_settle,
+            worker_init_fn=functools.partial(_settle, notes=self._notes),
             pin_memory=torch.cuda.is_initialized(),
             generator=torch.Generator(),  # else it would draw from the global one
         )
@@ -87,19 +102,38 @@ class Loader(Generic[T]):
             self.close()
             raise
         except RuntimeError as error:
+            words = str(error).splitlines()[0]
+            death = self._death(words) if words.startswith("DataLoader worker") else None
             self.close()
-            if not str(error).startswith("DataLoader worker"):
+            if death is None:
                 raise
-            raise CareError(
-                f"a process that makes images ready died: {str(error).splitlines()[0]}\n"
-                "Most likely memory or shared memory (/dev/shm) ran out: take fewer of them "
-                "(launch.workers). If not, `carectl data verify` finds a file that breaks the "
-                "decoder."
-            ) from error
+            raise death from error
         if isinstance(item, _Failure):
             self.close()
             raise item.error or RuntimeError(f"while an item was made:\n{item.text}")
         return item
+
+    def _death(self, words: str) -> WorkerDiedError:
+        """What to say of workers that died: how, at which file, and what to do."""
+        pairs = zip(getattr(self._items, "_workers", ()), self._notes, strict=False)
+        dead = [(worker.exitcode, _text(note)) for worker, note in pairs if not worker.is_alive()]
+        how = ", ".join(_ending(code) for code, _ in dead) or words
+        at = tuple(text for _, text in dead if text)
+        places = f" at {' and '.join(at)}" if at else ""
+        memory = "memory or shared memory (/dev/shm) ran out: take fewer of them (launch.workers)"
+        file = (
+            "that file breaks the decoder: remove or repair it (`carectl data verify` finds others)"
+            if at
+            else "a file breaks the decoder: `carectl data verify` finds it"
+        )
+        killed = not dead or any(code == -signal.SIGKILL for code, _ in dead)
+        likely, other = (memory, file) if killed else (file, memory)
+        error = WorkerDiedError(
+            f"a process that makes images ready died{places} ({how})\n"
+            f"Most likely {likely}. If not, {other}."
+        )
+        error.at, error.ending, error.killed = at, how, killed
+        return error
 
     def close(self) -> None:
         """End the workers. Harmless if it was done before."""
@@ -155,20 +189,43 @@ class _Caught(Dataset[Any]):
         self.dataset = dataset
 
     def __getitem__(self, key: Any) -> Any:
+        working_on(f"item {key}")
         try:
             return self.dataset[key]
         except CareError as error:
             return _Failure(error.with_traceback(None), "")
         except Exception:
-            return _Failure(None, traceback.format_exc())
+            return _Failure(None, f"{_text(_note)}\n{traceback.format_exc()}")
+
+
+#: Of this process: what it is at. A worker's lies in memory that outlives it.
+_note = torch.zeros(_NOTE, dtype=torch.uint8)
+
+
+def working_on(what: object) -> None:
+    """Note what this process makes ready, such as an image's path: said if it dies of it."""
+    text = os.fsencode(str(what))[-_NOTE:].ljust(_NOTE, b"\0")
+    _note.numpy().data[:] = text
+
+
+def _text(note: Tensor) -> str:
+    return bytes(note.numpy()).rstrip(b"\0").decode(errors="replace")
 
 
 def _as_it_is(item: T) -> T:
     return item
 
 
-def _settle(worker: int) -> None:
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"by {signal.Signals(-code).name}"
+    return f"exit code {code}"
+
+
+def _settle(worker: int, notes: Tensor) -> None:
     """In a new worker: one thread, deaf to the job's signals, and gone when the parent is."""
+    global _note
+    _note = notes[worker]
     torch.set_num_threads(1)
     for number in _NOT_FOR_WORKERS:
         signal.signal(number, signal.SIG_IGN)
