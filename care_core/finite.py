@@ -61,10 +61,10 @@ class Guard:
     def __init__(self, kept: Iterable[Tensor], device: torch.device) -> None:
         """`kept`: what a step changes beside what the optimiser does."""
         self.undo = Undo(kept)
-        whole = {"dtype": torch.int64, "device": device}
-        self.first = torch.zeros((), **whole)  #: this process's first bad step, from 1; 0: none
-        self.skipped = torch.zeros((), **whole)  #: how many steps of the run were bad
-        self.row = torch.zeros((), **whole)  #: how many of them lie behind without a good one
+        none = torch.zeros((), dtype=torch.int64, device=device)
+        self.first = none.clone()  #: this process's first bad step, from 1; 0: none
+        self.skipped = none.clone()  #: how many steps of the run were bad
+        self.row = none.clone()  #: how many of them lie behind without a good one
         self.terms: Tensor | None = None  #: the first bad step's
         self.names: tuple[str, ...] = ()
         self.one = torch.ones((), device=device)
@@ -74,7 +74,7 @@ class Guard:
         number: int,
         terms: Mapping[str, Tensor],
         lost: Tensor,
-        gradients: Sequence[Tensor],
+        gradients: list[Tensor],
         scale: Tensor,
     ) -> Tensor:
         """Whether a step is bad: a 0-d float of 1 or 0, such as optimisers take as `found_inf`.
@@ -92,9 +92,10 @@ class Guard:
         shot = torch.stack(list(terms.values()))
         self.names = tuple(terms)
         self.terms = shot if self.terms is None else torch.where(self.first > 0, self.terms, shot)
-        self.first += (bad > 0) * (self.first == 0) * (number + 1)
-        self.skipped += bad > 0
-        self.row = (self.row + 1) * (bad > 0)
+        so = bad > 0
+        self.first += so * (self.first == 0) * (number + 1)
+        self.skipped += so
+        self.row = (self.row + 1) * so
         return bad
 
     def counts(self) -> list[Tensor]:
