@@ -19,7 +19,7 @@ from care_core import checkpoint, data, draws, models
 from care_core.data.clouds import CloudSet
 from care_core.data.files import FileSet
 from care_core.device import set_up
-from care_core.errors import CheckpointError, SpecError
+from care_core.errors import CheckpointError, Interrupted, SpecError
 from care_core.files import read_json, write_json
 from care_core.measures import axes, colour, composing, hue, knn, shape
 from care_core.measures.augmented import Augmented
@@ -42,6 +42,7 @@ def probe(
     threads: int | None = None,
     decoders: int | None = None,
     say: Callable[[str], None] = lambda text: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Measure a checkpoint's encoder and write result.json to the run folder.
 
@@ -50,12 +51,13 @@ def probe(
             training images and the test set is not read.
         checkpoint_path: a file that `pretrain` saved.
         decoders: processes that decode image files; default: a core each.
+        stop: asked between batches and epochs; true ends it, and nothing of it is kept.
 
     Returns:
         What is in result.json; accuracies in per cent.
 
     Raises:
-        CheckpointError, DataError, StorageError.
+        CheckpointError, DataError, StorageError, Interrupted.
     """
     result = read_json(run_dir / "result.json")
     if result:
@@ -65,7 +67,7 @@ def probe(
     encoder = load_encoder(checkpoint_path, place)
     untrained = functools.partial(load_encoder, checkpoint_path, place, trained=False)
     train = data.load(spec.data, "train", data_dir, spec.image_size, say)
-    pulse = _Pulse(run_dir, spec)
+    pulse = _Pulse(run_dir, spec, stop)
     folds = (
         _Fold(spec, encoder, untrained, known, asked, pulse, decoders, say)
         for known, asked in _splits(spec, train, data_dir, say)
@@ -117,19 +119,22 @@ def _splits(
 class _Pulse:
     """Says in progress.json, now and then, that the probe is alive and how far its classifiers are.
 
-    Epochs are counted over all classifier seeds and folds.
+    It ends the probe where that is asked to stop. Epochs are counted over all classifier seeds and
+    folds.
     """
 
     EVERY_S = 10.0
 
-    def __init__(self, run_dir: Path, spec: ProbeSpec) -> None:
-        self.run_dir, linear = run_dir, spec.probe.linear
+    def __init__(self, run_dir: Path, spec: ProbeSpec, stop: Callable[[], bool]) -> None:
+        self.run_dir, self.stop, linear = run_dir, stop, spec.probe.linear
         seeds = len(linear.seeds) if "linear" in spec.kinds else 0
         self.before, self.epochs = 0, linear.epochs * seeds * max(1, spec.probe.folds)
         self.last = time.monotonic()
 
     def beat(self, epoch: int = 0) -> None:
         """Called as often as one likes, `epoch` of the present classifier being done."""
+        if self.stop():
+            raise Interrupted("stopped on request; an evaluation begins again")
         if time.monotonic() < self.last + self.EVERY_S:
             return
         self.last = time.monotonic()
