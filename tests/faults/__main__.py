@@ -28,11 +28,11 @@ def parts(short: bool, count: int) -> dict[str, Callable[[Lab], list[Row]]]:
         "moments": lambda lab: [
             moments.every_operation(lab, power=False, most=10 if short else None)
         ],
-        "power": lambda lab: [moments.every_operation(lab, power=True, most=5 if short else None)],
-        "damage": lambda lab: damage.damaged(lab, 20 if short else 160),
+        "power": lambda lab: [moments.every_operation(lab, power=True, most=5 if short else 46)],
+        "damage": lambda lab: damage.damaged(lab, 20 if short else 104),
         "clock": clock.jumps,
         "phases": lambda lab: phases.signalled(lab, phases.cases(short)),
-        "real": lambda lab: [real.signalled(lab, 1 if short else 16)],
+        "real": lambda lab: [real.signalled(lab, 1 if short else 6)],
         "moved": lambda lab: [moved.moved(lab)],
     }
 
@@ -63,7 +63,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         os.environ["CARECTL_SLOTS_DIR"] = f"{folder}/slots"
         os.environ.pop("MLFLOW_TRACKING_URI", None)
-        lab = Lab(Path(folder), asked.seed, asked.short)
+        lab = Lab(Path(folder), asked.seed)
         for name in asked.only or chosen:
             began = time.monotonic()
             found[name] = chosen[name](lab)
@@ -72,8 +72,10 @@ def main() -> int:
             if any(row.problems for row in found[name]):
                 print(lab.log.read_text()[-6000:], file=sys.stderr)
             print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    if asked.json:
-        write_json(asked.json, {k: [row._asdict() for row in rows] for k, rows in found.items()})
+            if asked.json:
+                write_json(
+                    asked.json, {k: [r._asdict() for r in rows] for k, rows in found.items()}
+                )
     rows = [row for part in found.values() for row in part]
     print(table(rows))
     return int(any(row.problems for row in rows))

@@ -149,8 +149,10 @@ def _copy(lab: Lab, begin: int, name: str) -> Path:
 
 def _listed(lab: Lab, begin: int, steps: int) -> list[str]:
     """What an attempt does with files, in order."""
-    run_dir = _copy(lab, begin, f"listed-{begin}")
     noted = lab.folder / f"operations-{begin}.json"
+    if noted.exists():
+        return list(read_json(noted))
+    run_dir = _copy(lab, begin, f"listed-{begin}")
     moments = Moments(run_dir, 0, power=False)
     stop = {"stop": After(steps)} if steps else {}
     lab.attempt(

@@ -64,11 +64,10 @@ class Case(NamedTuple):
 
 
 def cases(short: bool) -> list[Case]:
-    """Each signal in each way in each phase; or in every second one, signals and ways in turn."""
+    """Both signals in each phase, or one in every second one; the ways in turn."""
     if short:
-        some = PHASES[::2]
-        return [Case(p, BOTH[n % 2], WAYS[n % 3]) for n, p in enumerate(some)]
-    return [Case(p, number, way) for number in BOTH for way in WAYS for p in PHASES]
+        return [Case(p, BOTH[n % 2], WAYS[n % 3]) for n, p in enumerate(PHASES[::2])]
+    return [Case(p, s, WAYS[(n + m) % 3]) for m, s in enumerate(BOTH) for n, p in enumerate(PHASES)]
 
 
 def signalled(lab: Lab, chosen: list[Case]) -> list[Row]:
@@ -80,7 +79,7 @@ def signalled(lab: Lab, chosen: list[Case]) -> list[Row]:
         fine = sum(not one for one in wrong)
         ways = ", ".join(way for way in WAYS if any(case.way == way for case in mine))
         phases = len({case.phase.name for case in mine})
-        name = f"{number.name} in {phases} phases of a job, {ways}; then retry"
+        name = f"{number.name} in {phases} phases of a job, {ways}, in turn; then retry"
         rows.append(Row(name, len(mine), fine, fine, len(mine), [x for one in wrong for x in one]))
     return rows
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from conftest import FAST, tiny
+from ranks import After
 
-from care_core import checkpoint, pretrain
-from care_core.errors import CheckpointError
+from care_core import checkpoint, pretrain, probe
+from care_core.errors import CheckpointError, Interrupted
 from care_core.files import write_json
 from care_core.spec import ProbeSpec
 from carectl import jobs
@@ -52,14 +53,30 @@ def test_another_runs_checkpoint_among_a_runs_own_is_not_measured(tmp_path: Path
     planner = Planner(tmp_path / "runs", tmp_path)
     asked = planner.probe(spec, run, epoch=2)
     assert isinstance(asked.spec, ProbeSpec)
-    probe = Run(tmp_path / "runs" / "probe")
-    write_json(probe.path / "job.json", {"source_run": run.id})
-    own = jobs._source(probe, asked.spec)
+    probing = Run(tmp_path / "runs" / "probe")
+    write_json(probing.path / "job.json", {"source_run": run.id})
+    own = jobs._source(probing, asked.spec)
     stray = checkpoint.read(own) | {"spec": spec.model_copy(update={"seed": 1}).model_dump_json()}
     own.unlink()
     name = checkpoint.save(folder, stray, epoch=2, step=10).path.name
     with pytest.raises(CheckpointError, match=f"{name}: is of another run .*seed 1"):
-        jobs._source(probe, asked.spec)
+        jobs._source(probing, asked.spec)
+
+
+def test_an_evaluation_that_is_told_to_stop_ends_with_a_sentence_and_begins_again(
+    tmp_path: Path,
+) -> None:
+    spec = tiny(**FAST)
+    run = phases.made(tmp_path / "runs", spec)
+    pretrain(spec, run.path, threads=1)
+    asked = Planner(tmp_path / "runs", tmp_path).probe(spec, run, kinds=("linear",)).spec
+    assert isinstance(asked, ProbeSpec)
+    file = checkpoint.at_epoch(run.path / "checkpoints", None)
+    folder = tmp_path / "probe"
+    with pytest.raises(Interrupted, match="stopped on request; an evaluation begins again"):
+        probe(asked, folder, file, threads=1, stop=After(4))
+    assert not (folder / "result.json").exists()
+    assert probe(asked, folder, file, threads=1)["linear"]
 
 
 def test_what_kills_left_at_the_very_end_is_cleaned_up_by_the_attempt_after_them(
