@@ -259,6 +259,10 @@ def test_a_link_in_place_of_a_slot_makes_no_file_and_opens_none(
     with pytest.raises(CommandError, match="is a link"):
         slots.free("cpu-0")
     assert not victim.exists()
+    victim.write_text("mine")
+    with pytest.raises(CommandError, match="is a link"):
+        slots.take("cpu-0")
+    victim.unlink()
     victim.mkdir()
     monkeypatch.setenv("CARECTL_SLOTS_DIR", str(tmp_path / "link"))
     (tmp_path / "link").symlink_to(victim)

@@ -147,7 +147,7 @@ def test_nothing_of_a_run_holds_the_password_of_its_tracking_server(
 def test_what_the_doctor_finds_at_a_server_with_a_password_tells_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9/x")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1/x")
     found = [*doctor._mlflow(tmp_path / "runs")]
     assert [finding.level for finding in found] == ["fail"]
     assert not any("hunter2" in word for finding in found for word in finding)
