@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import time
@@ -18,11 +19,13 @@ from carectl.errors import ENVIRONMENT, CommandError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_BATCH = {"metrics": 1000, "params": 100}  # the server's limits of one call
+#: In one call: far fewer metrics than a server takes, so that a slow one answers in time.
+_BATCH = {"metrics": 200, "params": 100}
 #: How long is waited for an answer: by a training, by others, and for a file to be stored.
 MOMENT_S, WHILE_S, FILE_S = 2, 5, 60
-#: How long a training leaves a store alone that did not answer: at first, and at most.
-PAUSE_S = 10.0, 300.0
+#: No more than this share of a training's time goes to sending, and a store that did not take
+#: something is left alone for so many seconds at least.
+SHARE, PAUSE_S = 0.03, 10.0
 
 
 def uri(project: Path) -> str:
@@ -231,19 +234,21 @@ class RunTracker:
         self.problem = ""  #: why the last thing that was tried failed
         self._sent = 0
         self._starting = False
-        self._pause, self._again_at = 0.0, 0.0
+        self._again_at = 0.0
         self._store: MlflowClient | None = None
 
     def start(self) -> None:
         """Say that the run is running: now, or with the first rows that arrive."""
         self._starting = True
         self._in_passing(self._begin)
+        if not self._starting:  # it took its time to load MLflow, once
+            self._again_at = 0.0
 
     def committed(self, step: int) -> None:
         """Send the rows up to a step that is safe, unless MLflow was away a short while ago."""
         with contextlib.suppress(StorageError):  # a full disk stops a training where it matters
             metrics.publishing(self.run_dir, step)
-        self._in_passing(lambda store: self._send_up_to(store, step))
+        self._in_passing(lambda store: self._send_up_to(store, step, MOMENT_S))
 
     def send(self, step: int) -> bool:
         """Send the rows up to a step that is safe; whether they arrived."""
@@ -272,13 +277,15 @@ class RunTracker:
             store.update_run(self.run_id, status="RUNNING")
             self._starting = False
 
-    def _send_up_to(self, store: MlflowClient, step: int) -> None:
+    def _send_up_to(self, store: MlflowClient, step: int, within_s: float = math.inf) -> None:
         metrics.publishing(self.run_dir, step)
         rows = [row for row in metrics.read(self.run_dir) if row.step <= step]
-        if len(rows) > self._sent:
+        deadline = time.monotonic() + within_s
+        while self._sent < len(rows) and time.monotonic() < deadline:
             self._begin(store)
-            self._send(store, rows[self._sent :])
-            self._sent = len(rows)
+            part = rows[self._sent : self._sent + _BATCH["metrics"]]
+            self._send(store, part)
+            self._sent += len(part)
 
     def _send(self, store: MlflowClient, rows: list[metrics.Row]) -> None:
         from mlflow.entities import Metric
@@ -291,11 +298,12 @@ class RunTracker:
 
     def _in_passing(self, call: Callable[[MlflowClient], None]) -> None:
         """Try something while a training waits: rarely where the store is away."""
-        if time.monotonic() < self._again_at:
+        began = time.monotonic()
+        if began < self._again_at:
             return
         good = self._try("write to", call, MOMENT_S)
-        self._pause = 0.0 if good else min(max(2 * self._pause, PAUSE_S[0]), PAUSE_S[1])
-        self._again_at = time.monotonic() + self._pause
+        ended = time.monotonic()
+        self._again_at = ended + max(0.0 if good else PAUSE_S, (ended - began) / SHARE)
 
     def _try(self, what: str, call: Callable[[Any], object], patience_s: int = WHILE_S) -> bool:
         try:

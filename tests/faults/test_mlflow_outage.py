@@ -66,6 +66,7 @@ def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     """A server of each kind that is no use, and little patience with it."""
     monkeypatch.setattr(tracking, "MOMENT_S", 1)
     monkeypatch.setattr(tracking, "WHILE_S", 1)
+    monkeypatch.setattr(tracking, "PAUSE_S", 1e9)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     server = Broken(ERROR if request.param == "500" else b"")
     if request.param == "absent":
@@ -156,7 +157,8 @@ def test_a_run_that_was_submitted_before_is_retried_without_mlflow(
 def test_rows_of_an_outage_arrive_once_while_the_training_goes_on(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "PAUSE_S", (0.0, 0.0))
+    monkeypatch.setattr(tracking, "PAUSE_S", 0.0)
+    monkeypatch.setattr(tracking, "SHARE", float("inf"))
     run = tracked(tmp_path, f"sqlite:///{store}")
     away, seen, steps = store.with_suffix(".away"), [], iter(range(1, 100))
     store.rename(away)
