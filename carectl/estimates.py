@@ -84,9 +84,20 @@ def keep(runs_dir: Path, spec: PretrainSpec, found: dict[str, Any]) -> Path:
 
 def kept(runs_dir: Path) -> list[Bench]:
     """What was measured before, the newest first."""
-    records = [read_json(path) for path in (runs_dir / ".bench").glob("*.json")]
-    found = [Bench(r["spec"], r["found"], r["date"]) for r in records if r and r["version"] == 1]
+    read = (_bench(read_json(path)) for path in (runs_dir / ".bench").glob("*.json"))
+    found = [bench for bench in read if bench]
     return sorted(found, key=lambda bench: bench.date, reverse=True)
+
+
+def _bench(record: Any) -> Bench | None:
+    """A kept measurement, if it is one that an estimate can be made from."""
+    with contextlib.suppress(KeyError, TypeError, AttributeError):
+        bench = Bench(record["spec"], record["found"], str(record["date"]))
+        said = bench.device, bench.subject, work(bench.spec)
+        counts = [bench.found[key] for key in ("images_per_s", "flops_per_image")]
+        if record["version"] == 1 and all(said) and all(0 < count < 1e30 for count in counts):
+            return bench
+    return None
 
 
 def gpu_hours(runs_dir: Path, plan: Sequence[Planned]) -> dict[str, Estimate]:

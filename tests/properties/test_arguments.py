@@ -80,7 +80,7 @@ COMMANDS = [
 REAL = ("cifar10", "cifar100", "stl10", "flowers102", "all", "table1", "imagenet100")
 
 
-@cases(220)
+@cases(130)
 @given(
     st.sampled_from(COMMANDS),
     st.one_of(WORDS, NAMES.filter(lambda text: "\x00" not in text and len(text) < 9999)),
@@ -111,7 +111,7 @@ GRID_WORDS = st.one_of(
 ).filter(lambda text: "\x00" not in text)  # fmt: skip
 
 
-@cases(80)
+@cases(50)
 @given(
     st.lists(
         st.tuples(
@@ -170,7 +170,7 @@ KEYS = ["title", "source", "setting", "probes", "epochs", "columns", "profiles",
         "rows.SimCLR.nowhere", "x", "rows.x"]  # fmt: skip
 
 
-@cases(100)
+@cases(70)
 @given(st.lists(st.tuples(st.sampled_from(KEYS), JUNK), min_size=1, max_size=3))
 @example([("rows.SimCLR.digits.mean", float("nan"))])
 @example([("profiles.digits.datasets", [])])

@@ -134,7 +134,7 @@ def checkpoints(draw: st.DrawFn) -> tuple[Any, ...]:
     return weights, beside, flags, draw(st.booleans())
 
 
-@cases(30)
+@cases(20)
 @given(checkpoints())
 @example(([("module.g.3.weight", 3)], {}, {}, False))  # one dimension
 @example(([("module.g.0.weight", 2)], {}, {}, False))  # no hidden units

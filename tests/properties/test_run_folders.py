@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from care_core import metrics
-from carectl import records, targets
+from carectl import estimates, records, targets
 from carectl.plan import Planner
 from carectl.runs import Run
 from properties.generating import JUNK, TEXTS, carectl, cases
@@ -97,7 +97,7 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-@cases(110)
+@cases(80)
 @given(damage(), st.sampled_from([c for c in COMMANDS if c[0] != "export"]))
 @example({"attempts/1/handle.json": b"[1]"}, COMMANDS[0])
 @example({"attempts/1/handle.json": b"{"}, COMMANDS[1])
@@ -131,6 +131,23 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(
             assert "version" in json.loads(done.out)
     finally:
         _mend(bad)
+
+
+@cases(60)
+@given(
+    st.one_of(
+        st.binary(max_size=9), JUNK.map(lambda value: json.dumps(value).encode()),
+        st.dictionaries(st.sampled_from(["spec", "found", "date", "x"]), JUNK).map(
+            lambda value: json.dumps({"version": 1, **value}).encode()
+        ),
+    )
+)  # fmt: skip
+@example(b"[1]")
+@example(b'{"version": 1}')
+def test_a_damaged_bench_is_no_bench(folder: Path, raw: bytes) -> None:
+    (folder / ".bench").mkdir(exist_ok=True)
+    (folder / ".bench" / "x.json").write_bytes(raw)
+    assert estimates.kept(folder) == []
 
 
 def _object(raw: bytes) -> bool:

@@ -106,7 +106,7 @@ def almost_specs(draw: st.DrawFn) -> dict[str, Any]:
     return values
 
 
-@cases(500)
+@cases(400)
 @given(almost_specs())
 @example({"name": "a", "data": {"name": "digits", "mean": [math.nan, 0.5, 0.5]}})
 @example({"name": "a", "data": {"name": "digits", "std": [math.inf, 1.0, 1.0]}})
