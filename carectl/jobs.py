@@ -232,7 +232,11 @@ def _work(
     elif here.rank == 0:
         probe_spec = ProbeSpec.model_validate(record["spec"])
         decoders = Launch.model_validate(job["launch"]).decoders
-        care_core.probe(probe_spec, run.path, _source(run, probe_spec), decoders=decoders, **common)
+        # SLURM ends a job in its own time, in which an evaluation may come to its end
+        care_core.probe(
+            probe_spec, run.path, _source(run, probe_spec), decoders=decoders,
+            stop=lambda: here.cluster == "local" and stop(), **common,
+        )  # fmt: skip
     if here.rank == 0:
         publishing.publish(run, tracker)
 
