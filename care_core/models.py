@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from torchvision.models import resnet
 
 from care_core import draws
-from care_core.arrangement import arrange
 from care_core.deepset import DeepSet
 from care_core.errors import SpecError
 from care_core.precision import widened
@@ -174,5 +173,5 @@ def build(spec: PretrainSpec) -> Encoder:
     """The encoder that a spec describes, freshly initialised from its seed."""
     with seeded(spec.seed, "init"):
         encoder = Encoder(spec.model, spec.stem, spec.image_size)
-    arrange(encoder, spec.training.precision)
+    encoder.to(memory_format=torch.channels_last)
     return encoder

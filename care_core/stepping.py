@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from care_core import models
+from care_core.arrangement import arrange
 from care_core.distributed import World
 from care_core.errors import CareError
 from care_core.finite import Guard
@@ -31,6 +32,7 @@ class Stepper:
         self, spec: PretrainSpec, method: Method, world: World, device: torch.device
     ) -> None:
         self.spec, self.method, self.world, self.device = spec, method, world, device
+        arrange(method, spec)
         self.forward = world.parallel(method)
         self.optimizer = build_optimizer(spec.optimizer, method)
         self.scaler = torch.amp.GradScaler(device.type, enabled=spec.training.precision == "fp16")

@@ -20,6 +20,7 @@ from methodical import METHODS, step
 from torch import Tensor, nn
 
 from care_core import augment, batchnorm, draws, losses, methods, models, pretrain
+from care_core.arrangement import arrange
 from care_core.device import set_up
 from care_core.distributed import ALONE
 from care_core.errors import CareError
@@ -269,9 +270,7 @@ def test_how_convolutions_lie_in_memory_changes_no_number() -> None:
         equivariance=CARE,
     )  # fmt: skip
     arranged, plain = models.build(spec), models.build(spec)
-    plain.to(memory_format=torch.channels_last)
-    for layer in plain.modules():
-        layer._forward_pre_hooks.clear()
+    arrange(arranged, spec)
     deep = arranged.backbone.get_submodule("layer4.1.conv2")
     seen: list[bool] = []
     deep.register_forward_hook(lambda layer, given, output: seen.append(output.is_contiguous()))
@@ -283,3 +282,20 @@ def test_how_convolutions_lie_in_memory_changes_no_number() -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(arranged.parameters(), plain.parameters(), strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "precision", "first"), [(32, "bf16", True), (32, "fp32", False), (96, "bf16", False)]
+)
+def test_only_bf16_over_few_pixels_lies_channels_first(
+    size: int, precision: str, first: bool
+) -> None:
+    spec = tiny(
+        data={"name": "cifar10", "image_size": size},
+        model={"backbone": "resnet18", "stem": "cifar"}, training={"precision": precision},
+    )  # fmt: skip
+    network = models.build(spec)
+    arrange(network, spec)
+    weight = network.get_parameter("backbone.layer4.1.conv2.weight")
+    assert weight.is_contiguous() is first
+    assert weight.is_contiguous(memory_format=torch.channels_last) is not first

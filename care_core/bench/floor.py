@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from care_core import methods, models
+from care_core.arrangement import arrange
 from care_core.distributed import ALONE
 from care_core.methods import Method, Step
 from care_core.optim import build_optimizer
@@ -41,6 +42,7 @@ class Floor:
 def same_function(spec: PretrainSpec, ready: Step, device: torch.device) -> Floor:
     """With the batch norm, precision and compilation of the spec: the engine's own passes."""
     method = methods.build(spec, ALONE).to(device)
+    arrange(method, spec)
     views, extra = _views(method, ready), method.extra
 
     def forward() -> Tensor:
@@ -59,6 +61,7 @@ def pooled(spec: PretrainSpec, method: Method, ready: Step, device: torch.device
     """
     views = torch.cat(_views(method, ready))
     encoder = models.build(spec).to(device)
+    arrange(encoder, spec)
 
     def forward() -> Tensor:
         with autocast(device, spec.training.precision):
