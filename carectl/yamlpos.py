@@ -158,11 +158,11 @@ class _Loader(yaml.SafeLoader):
 
     def fetch_more_tokens(self) -> Any:
         try:
-            return super().fetch_more_tokens()  # type: ignore[no-untyped-call]
+            return super().fetch_more_tokens()
         except (ValueError, OverflowError):  # PyYAML's own, from chr() and int()
             raise yaml.MarkedYAMLError(
                 problem="the number of an escape (\\U) or of %YAML is out of range",
-                problem_mark=self.get_mark(),  # type: ignore[no-untyped-call]
+                problem_mark=self.get_mark(),
             ) from None
 
     def compose_node(self, parent: Any, index: Any) -> Any:
