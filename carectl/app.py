@@ -326,7 +326,7 @@ def main() -> None:
     trust.tighten()
     completion.prepare(os.environ, sys.argv)
     try:
-        app(standalone_mode=True)
+        app(prog_name="carectl", standalone_mode=True)  # whatever started it
     except Exception as error:
         from carectl.console.errors import explain
 

@@ -25,7 +25,7 @@ REPORT = {
     "documents": "by target: tables, figures, findings, and what differs, as values",
 }
 
-#: Top-level keys beside version and command. `logs`, `spec schema`, `data prepare` and `data
+#: Top-level keys beside version and command. `logs`, `ui`, `spec schema`, `data prepare` and `data
 #: verify` have no --json.
 JSON: dict[str, dict[str, str]] = {
     "pretrain": {"plan": PLAN, "runs": RUNS, "detached": "true after Ctrl-C", **DRY},

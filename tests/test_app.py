@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,55 +13,15 @@ from pathlib import Path
 import pytest
 import typer
 from conftest import Project, tiny
+from rich.console import Console
+from rich.style import Style
 
 from care_core.spec import PretrainSpec
-from carectl import specs
+from carectl import runs, scaling, specs
 from carectl.app import app
+from carectl.console import colours, tables
 
 HEAVY = ("torch", "mlflow", "submitit", "torchvision", "sklearn", "matplotlib", "pydantic")
-SUBMITTING = {"--backend", "--gpus", "--devices", "--detach", "--dry-run", "--json", "--runs-dir",
-              "--data-dir", "--experiment", "--tag"}  # fmt: skip
-GRID = {"--profile", "--only", "--seeds"}
-SURFACE = {
-    "pretrain": SUBMITTING | {"-o", "--upload"},
-    "eval": SUBMITTING | {"-o", "--epoch", "--probe", "--plots"},
-    "reproduce": SUBMITTING | GRID | {"-o"},
-    "report": GRID | {"-o", "--json", "--runs-dir", "--data-dir", "--experiment"},
-    "status": {"--watch", "--state", "--json", "--runs-dir"},
-    "logs": {"-f", "--rank", "--runs-dir"},
-    "cancel": {"--json", "--runs-dir"},
-    "retry": {
-        "--failed",
-        "--backend",
-        "--devices",
-        "--detach",
-        "--dry-run",
-        "--json",
-        "--runs-dir",
-    },
-    "import": {"--dataset", "--output", "--json"},
-    "export": {"--epoch", "--output", "--onnx", "--json", "--runs-dir"},
-    "doctor": {"--json", "--runs-dir", "--data-dir"},
-    "bench": {
-        "--batch-size",
-        "--backbone",
-        "--precision",
-        "--compile",
-        "-o",
-        "--repeats",
-        "--threads",
-        "--scaling",
-        "--json",
-        "--runs-dir",
-    },
-    "spec check": {"-o", "--json"},
-    "spec show": {"-o", "--json"},
-    "spec schema": set(),
-    "spec diff": {"-o", "--json", "--runs-dir"},
-    "data list": {"--data-dir", "--json"},
-    "data prepare": {"--data-dir", "--imagenet"},
-    "data verify": {"--data-dir", "--path", "--quick"},
-}
 
 
 def commands() -> dict[str, object]:
@@ -71,17 +33,74 @@ def commands() -> dict[str, object]:
     return found
 
 
-def test_the_surface_is_what_scripts_rely_on() -> None:
-    offered = {
-        name: {p.opts[0] for p in command.params if p.param_type_name == "option"}  # type: ignore[attr-defined]
-        for name, command in commands().items()
-    }
-    assert offered == SURFACE
-
-
 def test_every_command_says_what_it_does_with_an_example() -> None:
     for name, command in commands().items():
         assert f"Example: carectl {name}" in command.help, name  # type: ignore[attr-defined]
+
+
+def test_help_is_plain_text_that_fits_60_columns_but_for_examples(project: Project) -> None:
+    for command in ([], ["eval"], ["reproduce"], ["bench"]):
+        shown = project.carectl(*command, "--help", COLUMNS="60").stdout
+        assert "\x1b" not in shown
+        wide = [line for line in shown.splitlines() if len(line) > 60]
+        assert all(line.startswith("  carectl ") for line in wide), wide
+    top = project.carectl("--help").stdout
+    assert "Exit codes:" in top and "..." not in top.replace("[ARGS]...", "")
+
+
+def test_a_reader_that_goes_away_is_no_failed_job(project: Project) -> None:
+    script = f"{shlex.join(project.command('spec', 'schema'))} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", f"sleep 0; {script}"], capture_output=True, text=True,
+                          check=True)  # fmt: skip
+    assert (done.stdout, done.stderr) in (("141\n", ""), ("0\n", ""))  # 0: it was read in time
+
+
+def test_colours_can_be_read_on_black_and_on_white() -> None:
+    def luminance(red: int, green: int, blue: int) -> float:
+        parts = [((v / 255 + 0.055) / 1.055) ** 2.4 for v in (red, green, blue)]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    for style in set(colours.STYLES.values()):
+        colour = Style.parse(style).color
+        assert colour is not None
+        light = luminance(*colour.get_truecolor())
+        assert min(1.05 / (light + 0.05), (light + 0.05) / 0.05) >= 3.5, style
+
+
+def test_status_begins_with_a_summary_and_what_failed(project: Project) -> None:
+    plan = [{"run": f"a-{n:012}", "sha256": f"{n:012}" * 5, "kind": "probe"} for n in range(60)]
+    scaling.fill(project.runs, plan)
+    (project.runs / plan[7]["run"] / "result.json").unlink()
+    note = {"message": "no luck", "at": 0}
+    (project.runs / plan[7]["run"] / "attempts/1/error.json").write_text(json.dumps(note))
+    shown = project.carectl("status").stdout.splitlines()
+    assert shown[0] == "60 runs: 1 failed, 59 done"
+    assert shown[2].split()[:2] == [plan[7]["run"], "failed"]
+    assert len(shown) == 64  # a pipe has all of them
+    assert len(project.json("status")["runs"]) == 60
+
+
+def test_a_narrow_terminal_keeps_ids_and_states(project: Project) -> None:
+    scaling.fill(project.runs, [{"run": f"long-{'x' * 30}-0", "sha256": "0" * 64, "kind": "probe"}])
+    run = next(runs.listing(project.runs))
+    table = tables.status_table([(run, runs.status(run))], 60)
+    console = Console(width=60)
+    with console.capture() as caught:
+        console.print(table)
+    assert f"long-{'x' * 30}-0  done" in caught.get()
+
+
+def test_ui_refuses_in_a_sentence_what_it_cannot_serve(project: Project) -> None:
+    (project.path / "mlflow.db").unlink()
+    assert "nothing was tracked yet" in project.carectl("ui", code=2).stderr
+    (project.path / "mlflow.db").write_text("")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert "give another" in project.carectl("ui", "--port", str(port), code=3).stderr
+    address = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    assert "http://127.0.0.1:9" in project.carectl("ui", **address).stdout
 
 
 def test_the_command_line_starts_without_anything_heavy() -> None:
