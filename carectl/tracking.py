@@ -256,16 +256,14 @@ class RunTracker:
 
     def finish(self, state: str, artifacts: Iterable[Path] = ()) -> bool:
         """Store a run's files and set its final state (FINISHED, FAILED or KILLED)."""
-        good = all(
-            self._try(
-                "store files in", lambda s, p=path: s.log_artifact(self.run_id, str(p)), FILE_S
-            )
-            for path in artifacts
-            if path.exists()
-        )
-        return good and self._try(
-            "finish", lambda store: store.set_terminated(self.run_id, status=state)
-        )
+        for path in artifacts:
+
+            def store(to: MlflowClient, path: Path = path) -> None:
+                to.log_artifact(self.run_id, str(path))
+
+            if path.exists() and not self._try("store files in", store, FILE_S):
+                return False
+        return self._try("finish", lambda store: store.set_terminated(self.run_id, status=state))
 
     def values(self, values: dict[str, float], timestamp: int) -> bool:
         """Record final figures, with the time at which they were measured."""
