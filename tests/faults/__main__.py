@@ -26,14 +26,14 @@ def parts(short: bool, count: int) -> dict[str, Callable[[Lab], list[Row]]]:
     return {
         "kills": lambda lab: [kills.random_kills(lab, count)],
         "moments": lambda lab: [
-            moments.every_operation(lab, power=False, most=10 if short else None)
+            moments.every_operation(lab, power=False, most=8 if short else None)
         ],
-        "power": lambda lab: [moments.every_operation(lab, power=True, most=5 if short else 46)],
+        "power": lambda lab: [moments.every_operation(lab, power=True, most=4 if short else 46)],
         "damage": lambda lab: damage.damaged(lab, 20 if short else 104),
         "clock": clock.jumps,
         "phases": lambda lab: phases.signalled(lab, phases.cases(short)),
         "real": lambda lab: [real.signalled(lab, 1 if short else 6)],
-        "moved": lambda lab: [moved.moved(lab)],
+        "moved": lambda lab: [moved.moved(lab, short)],
     }
 
 

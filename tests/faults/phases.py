@@ -64,9 +64,9 @@ class Case(NamedTuple):
 
 
 def cases(short: bool) -> list[Case]:
-    """Both signals in each phase, or one in every second one; the ways in turn."""
+    """Both signals in each phase, or one in every third one; the ways in turn."""
     if short:
-        return [Case(p, BOTH[n % 2], WAYS[n % 3]) for n, p in enumerate(PHASES[::2])]
+        return [Case(p, BOTH[n % 2], WAYS[n % 3]) for n, p in enumerate(PHASES[::3])]
     return [Case(p, s, WAYS[(n + m) % 3]) for m, s in enumerate(BOTH) for n, p in enumerate(PHASES)]
 
 
