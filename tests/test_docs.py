@@ -8,9 +8,9 @@ import os
 import re
 import runpy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import documented
 import pytest
@@ -22,10 +22,11 @@ import care_core
 from care_core.data import imagenet100
 from care_core.data.layout import FILES
 from care_core.files import write_json
-from care_core.spec import PretrainSpec
-from carectl import specs
+from care_core.spec import PretrainSpec, objectives, probe_kinds
+from care_core.spec.facts import DATASETS
+from carectl import errors, specs
 from carectl.plan import Planner
-from carectl.runs import Run
+from carectl.runs import Run, State
 
 COMMANDS = commands()
 KNOWN = contexts()
@@ -252,6 +253,26 @@ def test_the_json_of_each_command_has_the_keys_that_its_page_lists(inside: Path)
             assert seen, wrong
         assert seen <= set(keys), name
         assert set(keys) <= (emitted if name in WRITTEN else seen), name
+
+
+def _first_cells(page: str) -> set[str]:
+    return set(re.findall(r"^\| `?([\w-]+)`? \|", (DOCS / page).read_text(), re.M))
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("runs.md", get_args(State)),
+        ("runs.md", [str(v) for k, v in vars(errors).items() if k.isupper()]),
+        ("methods.md", [each.__args__[0].model_fields["name"].default
+                        for each in get_args(get_args(objectives.Method)[0])]),
+        ("datasets.md", DATASETS),
+        ("science.md", probe_kinds()),
+    ],
+    ids=["states", "exit codes", "methods", "datasets", "probes"],
+)  # fmt: skip
+def test_a_table_of_a_page_names_all_that_there_is(page: str, names: Iterable[str]) -> None:
+    assert set(names) <= _first_cells(page)
 
 
 def _anchors(text: str) -> set[str]:
