@@ -137,7 +137,7 @@ def report_runs(
         return
     for planned in outcome.plan:
         output.result(tables.detail(Run(options.runs_dir / planned.run_id)))
-    drawn = _plots(outcome.plan[-1], options) if plots and not outcome.failed else []
+    drawn = _plots(outcome.plan[-1], options, output) if plots and not outcome.failed else []
     for path in drawn:
         output.result(f"plot: {path}")
     output.emit(
@@ -157,12 +157,16 @@ def report_runs(
         output.next(f"carectl status{_where(options)} lists all runs with their figures")
 
 
-def _plots(planned: Planned, options: Options) -> list[Path]:
+def _plots(planned: Planned, options: Options, output: Output) -> list[Path]:
     from carectl.reports import plots
 
     source = planned.source_run
     trained = Run(options.runs_dir / source) if source else None
-    return plots.draw(Run(options.runs_dir / planned.run_id), trained)
+    probe = Run(options.runs_dir / planned.run_id)
+    drawn = plots.draw(probe, trained)
+    if not publishing.publish(probe):  # again, with the pictures
+        output.note("warning: the pictures are not in MLflow, which did not take them")
+    return drawn
 
 
 def parse_tags(tags: Sequence[str]) -> dict[str, str]:

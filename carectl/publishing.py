@@ -152,6 +152,8 @@ def _files(run: Run, result: dict[str, Any]) -> list[Path]:
         files.append(_curves(run))
         if run.job.get("upload"):
             files.append(trust.inside(run.path / "checkpoints", result["checkpoint"]))
+    else:
+        files += sorted((run.path / "artifacts").glob("*.png"))  # what --plots drew
     # what a link leads to is not the run's
     return [path for path in files if not path.is_symlink()]
 

@@ -76,6 +76,8 @@ def test_pretrain_then_eval_then_status_is_tracked_and_asked_again_is_reused(
     _, probe_id = mlflow_run(project, probed["run"])
     child = client.get_run(probe_id)
     assert child.data.tags["mlflow.parentRunId"] == run_id
+    pictures = {file.path for file in client.list_artifacts(probe_id)}
+    assert {"curves.png", "embedding.png", "geometry.png"} <= pictures
     assert child.data.metrics["knn.backbone"] == probed["result"]["knn"]["backbone"]
 
     code = read_json(project.runs / run / "code.json")
