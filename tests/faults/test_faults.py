@@ -23,7 +23,7 @@ from carectl.runs import Run
 from . import phases
 
 ROOT = Path(__file__).parents[2]
-PARTS = ["kills", "moments", "power", "damage", "clock", "phases", "real", "moved"]
+PARTS = ["kills", "moments", "power", "damage", "clock", "phases", "moved"]
 
 
 @pytest.fixture(scope="module")
