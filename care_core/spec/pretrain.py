@@ -20,6 +20,7 @@ from care_core.spec.objectives import (
     MoCo,
     SimCLR,
 )
+from care_core.spec.probes import Probe
 from care_core.spec.sections import (
     DEEPSET_WIDTH,
     SMALL_WIDTH,
@@ -31,7 +32,6 @@ from care_core.spec.sections import (
     Model,
     Monitor,
     Optimizer,
-    Probe,
     Schedule,
     Section,
     Seed,
