@@ -1,4 +1,4 @@
-# make demo: install, train SimCLR and CARE-SimCLR on real digits, probe both, print Table 1.
+# make demo: install, train SimCLR, MoCo-v2 and CARE on both on real digits, probe them, print Table 1.
 # make test: the whole test suite.   make check: format, lint, types.
 # make audit: known vulnerabilities of what the lock names, asked of PyPI (needs the network).
 # make docs: the documentation, into site/.   make clean: forget it all.
