@@ -1,5 +1,6 @@
 # make demo: install, train SimCLR, MoCo-v2 and CARE on both on real digits, probe them, print Table 1.
-# make test: the whole test suite.   make check: format, lint, types.
+# make test: the test suite.   make test-long: what of it takes minutes each.
+# make check: format, lint, types, which module may use which.
 # make audit: known vulnerabilities of what the lock names, asked of PyPI (needs the network).
 # make docs: the documentation, into site/.   make clean: forget it all.
 SHELL := /bin/bash
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test check audit docs format install lock clean
+.PHONY: demo test test-long check audit docs format install lock clean
 
 install: $(VENV)/.installed
 
@@ -24,6 +25,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+test-long: install
+	$(BIN)/python -m pytest -m long
 
 check: install
 	$(BIN)/ruff format --check .

@@ -29,6 +29,9 @@ METHODS = (
     "equimod-simclr", "equimod-byol",
 )  # fmt: skip
 
+#: Those that are trained whenever the suite runs; the others by `make test-long`.
+USUAL = ("simclr", "care-simclr", "moco")
+
 #: The same for all: less to compute, and views that are alike in shape but not in tint.
 QUICK = (
     "data.image_size=8", "model.width=16", "training.epochs=10", "monitor.every_epochs=0",
@@ -80,7 +83,10 @@ def untrained() -> list[float]:
     return [accuracy(models.build(spec).eval(), spec) for spec in made]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [m if m in USUAL else pytest.param(m, marks=pytest.mark.long) for m in METHODS],
+)
 def test_a_method_beats_untrained_encoders_by_five_standard_deviations(
     method: str, untrained: list[float], tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_a_changed_setting_is_another_run_and_the_plan_says_what_differs(project
     assert len(shown) == 1 and shown[0].startswith("optimizer.lr: ")
 
 
+@pytest.mark.long
 def test_a_run_killed_again_and_again_ends_bitwise_as_if_it_had_not_been(
     project: Project, tmp_path: Path
 ) -> None:
@@ -236,6 +237,7 @@ def test_a_checkpoint_file_can_be_probed_and_a_pickle_cannot(project: Project) -
     assert "refused" in project.carectl("eval", "evil.pt", code=3).stderr
 
 
+@pytest.mark.long
 def test_the_table_is_made_from_its_runs_and_names_them(project: Project) -> None:
     found = project.json("reproduce", "table1", "--profile", "smoke")
     assert [run["action"] for run in found["plan"]] == ["new"] * 4

@@ -81,6 +81,7 @@ def test_after_everything_is_killed_the_same_commands_finish_everything(project:
     assert set(states(project).values()) == {"done"}
 
 
+@pytest.mark.long
 def test_what_hangs_on_a_failed_run_is_blocked_and_goes_on_once_that_is_mended(
     project: Project,
 ) -> None:

@@ -294,6 +294,7 @@ def test_a_checkpoint_that_was_not_kept_is_told_with_the_way_to_get_it(tmp_path:
     assert len(blocked) == 4 + 5  # SimCLR's kept none at all
 
 
+@pytest.mark.long
 def test_a_figure_comes_of_real_runs(project: Project) -> None:
     only = ("--profile", "smoke", "--only", "care")
     found = project.json("reproduce", "fig8", *only)

@@ -212,6 +212,7 @@ def test_paths_that_stay_in_one_place_can_be_drawn(tmp_path: Path) -> None:
     assert "% of the variance" not in (tmp_path / "a.svg").read_text()
 
 
+@pytest.mark.long
 def test_a_document_comes_of_real_runs(project: Project) -> None:
     found = project.json("reproduce", "pointcloud", "--profile", "smoke", "--only", "equivariance")
     made = found["documents"]["pointcloud"]

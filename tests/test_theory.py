@@ -28,7 +28,9 @@ def measured(variant: str, seed: int, *, trained: bool = True) -> Measured:
     return Measured(shape(spec, encoder, PAIRS), worth(spec, encoder))
 
 
-@pytest.fixture(scope="module", params=SEEDS)
+@pytest.fixture(
+    scope="module", params=[SEEDS[0], *(pytest.param(s, marks=pytest.mark.long) for s in SEEDS[1:])]
+)
 def seed(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 

@@ -43,7 +43,7 @@ NAMES = st.one_of(
 )  # fmt: skip
 
 
-@cases(250)
+@cases(160)
 @given(NAMES)
 @example("")
 @example("a/\x00")
@@ -80,7 +80,7 @@ COMMANDS = [
 REAL = ("cifar10", "cifar100", "stl10", "flowers102", "all", "table1", "imagenet100")
 
 
-@cases(130)
+@cases(80)
 @given(
     st.sampled_from(COMMANDS),
     st.one_of(WORDS, NAMES.filter(lambda text: "\x00" not in text and len(text) < 9999)),
@@ -137,7 +137,7 @@ def test_any_choice_of_a_grid_is_planned_or_refused_with_a_sentence(
         assert json.loads(done.out)["version"] == 1
 
 
-@cases(150)
+@cases(100)
 @given(st.lists(WORDS, min_size=1, max_size=3))
 @example(["=x"])
 @example(["a\x1bb=x"])
@@ -170,7 +170,7 @@ KEYS = ["title", "source", "setting", "probes", "epochs", "columns", "profiles",
         "rows.SimCLR.nowhere", "x", "rows.x"]  # fmt: skip
 
 
-@cases(70)
+@cases(50)
 @given(st.lists(st.tuples(st.sampled_from(KEYS), JUNK), min_size=1, max_size=3))
 @example([("rows.SimCLR.digits.mean", float("nan"))])
 @example([("profiles.digits.datasets", [])])

@@ -180,7 +180,7 @@ WHOLE = saved({"model": {"a": torch.zeros(3)}, "spec": "{}"})
 OLD = saved({"model": {"a": torch.zeros(3)}}, _use_new_zipfile_serialization=False)
 
 
-@cases(250)
+@cases(160)
 @given(
     st.one_of(
         st.binary(max_size=200),

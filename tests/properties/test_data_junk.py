@@ -60,7 +60,7 @@ FILE = st.one_of(
 )
 
 
-@cases(100)
+@cases(60)
 @given(st.sampled_from(["cifar10", "cifar100", "stl10"]), FILE, st.integers(0, 6), st.booleans())
 @example("cifar10", None, 0, True)
 @example("stl10", b"", 1, False)
@@ -96,7 +96,7 @@ def _mat(**values: Any) -> bytes:
     return packed.getvalue()
 
 
-@cases(80)
+@cases(50)
 @given(
     st.one_of(
         st.binary(max_size=60),
@@ -158,7 +158,7 @@ def _make(place: Path, kind: str, image: bytes) -> None:
         pass  # such as a file in the place of a folder
 
 
-@cases(120)
+@cases(80)
 @given(st.lists(st.tuples(PLACES, ENTRIES), max_size=7), st.sampled_from(["error", "skip"]))
 @example([("train/a/x.png", "loop"), ("train/b", "loop")], "skip")
 @example([("train/a/x.png", "image"), ("train/a/y.JPG", "file")], "skip")
@@ -187,7 +187,7 @@ def test_any_folder_is_images_or_is_told_with_its_place(
     data.verify(spec, folder, decode=False)
 
 
-@cases(60)
+@cases(40)
 @given(TEXTS.filter(lambda text: "\ud800" not in text))
 @example("x" * 5000)
 @example("x/" * 3000)
@@ -235,7 +235,7 @@ def test_a_damaged_memory_of_a_scan_is_a_new_scan(folder: Path, raw: bytes) -> N
     note.write_bytes(whole)
 
 
-@cases(100)
+@cases(60)
 @given(st.one_of(st.binary(max_size=30), JUNK.map(lambda value: json.dumps(value).encode()), JUNK))
 def test_a_damaged_cache_of_digests_changes_no_fingerprint(folder: Path, junk: Any) -> None:
     where = folder / "stl" / FILES["stl10"][0]
@@ -287,7 +287,7 @@ NO_CLOUDS = [
 ]  # fmt: skip
 
 
-@cases(60)
+@cases(40)
 @given(st.one_of(st.binary(max_size=60), st.sampled_from(NO_CLOUDS),
                  st.integers(1, 600).map(lambda cut: b"".join(NO_CLOUDS[3:5])[:cut])))  # fmt: skip
 @example(NO_CLOUDS[0])
@@ -319,7 +319,7 @@ def _changed(parts: list[tuple[int, str]]) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-@cases(200)
+@cases(130)
 @given(
     st.one_of(
         st.binary(max_size=200),

@@ -24,7 +24,7 @@ OVERRIDES = st.one_of(
 )  # fmt: skip
 
 
-@cases(350)
+@cases(230)
 @given(st.lists(OVERRIDES, min_size=1, max_size=3), st.booleans())
 @example(["a" + ".a" * 3000 + "=1"], True)
 @example(["data.\udcff=1"], True)

@@ -97,7 +97,7 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-@cases(80)
+@cases(50)
 @given(damage(), st.sampled_from([c for c in COMMANDS if c[0] != "export"]))
 @example({"attempts/1/handle.json": b"[1]"}, COMMANDS[0])
 @example({"attempts/1/handle.json": b"{"}, COMMANDS[1])
@@ -133,7 +133,7 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(
         _mend(bad)
 
 
-@cases(60)
+@cases(40)
 @given(
     st.one_of(
         st.binary(max_size=9), JUNK.map(lambda value: json.dumps(value).encode()),
@@ -168,7 +168,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Any:
 RESULT = finished.probe_result([50.0, 51.0])
 
 
-@cases(80)
+@cases(50)
 @given(
     st.sampled_from(["trained", "probed"]), st.sampled_from(FILES),
     st.one_of(
@@ -197,7 +197,7 @@ def test_a_report_is_made_of_the_other_runs(table: Any, which: str, name: str, r
             path.write_bytes(before)
 
 
-@cases(150)
+@cases(100)
 @given(
     st.lists(
         st.one_of(
@@ -229,7 +229,7 @@ def test_the_record_of_curves_ends_where_it_is_damaged(folder: Path, lines: list
     assert [row.step for row in metrics.read(folder)][-1] == 1
 
 
-@cases(100)
+@cases(60)
 @given(st.one_of(st.binary(max_size=20), JUNK.map(lambda value: json.dumps(value).encode())))
 @example(b"[1]")
 @example(b'{"step": "x"}')

@@ -38,7 +38,7 @@ def resolved(folder: Path, raw: bytes, overrides: tuple[str, ...] = ()) -> Resol
         return told(error, (str(path), "-o "))
 
 
-@cases(500)
+@cases(320)
 @given(
     st.one_of(
         st.binary(max_size=60),
@@ -169,7 +169,7 @@ def shuffled(values: Any, source: random.Random) -> Any:
     return {key: shuffled(values[key], source) for key in keys}
 
 
-@cases(120)
+@cases(80)
 @given(valid_settings(), st.randoms(use_true_random=False), st.data())
 def test_a_spec_is_the_same_however_it_is_written(
     folder: Path, settings: dict[str, Any], source: random.Random, data: st.DataObject

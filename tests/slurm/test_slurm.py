@@ -98,7 +98,7 @@ def test_two_nodes_with_two_ranks_each_train_one_run(two_nodes: Cluster, project
     assert steps_logged(only(project)) == list(range(1, 23))
 
 
-@pytest.mark.parametrize("how", ["USR2", "preempted"])
+@pytest.mark.parametrize("how", [pytest.param("USR2", marks=pytest.mark.long), "preempted"])
 def test_a_preempted_run_goes_on_under_its_id_and_ends_bitwise_the_same(
     cluster: Cluster, project: Project, tmp_path: Path, how: str
 ) -> None:
