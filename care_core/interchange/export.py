@@ -118,7 +118,7 @@ def loading(spec: PretrainSpec, file: str) -> dict[str, str]:
     stem = f"{_STEM}\n" if spec.stem == "cifar" else ""
     return {
         "torchvision": f"import torch, torchvision\n{imports}\n"
-        f"model = torchvision.models.{name}()\nmodel.fc = torch.nn.Identity()\n{stem}{load}",
+        f"model = torchvision.models.{name}(); model.fc = torch.nn.Identity()\n{stem}{load}",
         "timm": f"import torch, timm\n{imports}\n"
         f'model = timm.create_model("{name}", num_classes=0)\n{stem}{load}',
     }
