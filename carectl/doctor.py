@@ -135,7 +135,7 @@ def _ask(command: list[str]) -> str:
 def _mlflow(runs_dir: Path) -> Iterator[Finding]:
     project = runs_dir.resolve().parent
     address = tracking.uri(project)
-    shown = tracking.redact(address)
+    shown = redaction.address(address)
     if address.startswith("sqlite:"):
         path = Path(address.removeprefix("sqlite:///"))
         kind = file_system(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from care_core.files import read_json, storage_error, write_json
-from carectl import provenance, publishing, runs, tracking
+from carectl import provenance, publishing, redaction, runs, tracking
 from carectl.backends.base import Backend, Job
 from carectl.errors import ENVIRONMENT, CommandError
 from carectl.plan import Planned, Planner
@@ -84,7 +84,7 @@ def _prepare(
         "spec": planned.spec.model_dump(mode="json"),
     }
     run = runs.create(place.runs_dir, planned.identity, record, planned.yaml)
-    job, kept = run.job, tracking.redact(address)
+    job, kept = run.job, redaction.address(address)
     first = not job
     if not tracked_at(job, address):
         run_id = tracking.make_run(
@@ -125,7 +125,7 @@ def tracked_at(job: dict[str, Any], address: str) -> bool:
     A job sends to what its submission wrote down: not to what a received folder may say.
     """
     kept = (job.get("tracking") or {}).get("uri")
-    return kept is not None and tracking.redact(kept) == tracking.redact(address)
+    return kept is not None and redaction.address(kept) == redaction.address(address)
 
 
 def to_do(plan: list[Planned]) -> list[Planned]:

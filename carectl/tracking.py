@@ -39,13 +39,13 @@ def ours(address: str, runs_dir: Path) -> bool:
     A folder that was received may name any address, and MLflow sends its token to whomever it
     asks: who only looks at a run sends nothing elsewhere.
     """
-    return redact(address) == redact(uri(runs_dir.resolve().parent))
+    return redaction.address(address) == redaction.address(uri(runs_dir.resolve().parent))
 
 
 def complete(address: str) -> str:
     """A kept address with the user name and password that MLFLOW_TRACKING_URI has for it."""
     here = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return here if here and redact(here) == redact(address) else address
+    return here if here and redaction.address(here) == redaction.address(address) else address
 
 
 def client(address: str) -> MlflowClient:
@@ -89,31 +89,32 @@ def experiment(address: str, name: str, project: Path) -> str:
     from filelock import FileLock
 
     project.mkdir(parents=True, exist_ok=True)
-    with FileLock(project / ".mlflow.lock"):
-        try:
-            _make_store(address)
-            store = client(address)
-            found = store.get_experiment_by_name(name)
-            if found is not None:
-                return str(found.experiment_id)
-            local = address.startswith("sqlite:")
-            place = (project.resolve() / "mlartifacts").as_uri() if local else None
-            return str(store.create_experiment(name, artifact_location=place))
-        except Exception as error:
-            raise _unusable(address, error) from error
+    with FileLock(project / ".mlflow.lock"), _telling(address):
+        _make_store(address)
+        store = client(address)
+        found = store.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        local = address.startswith("sqlite:")
+        place = (project.resolve() / "mlartifacts").as_uri() if local else None
+        return str(store.create_experiment(name, artifact_location=place))
 
 
-def _unusable(address: str, error: Exception) -> CommandError:
-    """What went wrong, as a sentence with the remedy."""
-    remedy = (
-        "mend that, or set MLFLOW_TRACKING_URI to another store"
-        if address.startswith("sqlite:")
-        else "start the server, or unset MLFLOW_TRACKING_URI to use the project's own store"
-    )
-    return CommandError(
-        f"MLflow store {redact(address)} cannot be used: {first_line(error)}; {remedy}",
-        ENVIRONMENT,
-    )
+@contextlib.contextmanager
+def _telling(address: str) -> Iterator[None]:
+    """Within, whatever a store raises becomes a sentence with the remedy."""
+    try:
+        yield
+    except Exception as error:
+        remedy = (
+            "mend that, or set MLFLOW_TRACKING_URI to another store"
+            if address.startswith("sqlite:")
+            else "start the server, or unset MLFLOW_TRACKING_URI to use the project's own store"
+        )
+        shown = redaction.address(address)
+        raise CommandError(
+            f"MLflow store {shown} cannot be used: {first_line(error)}; {remedy}", ENVIRONMENT
+        ) from error
 
 
 def _make_store(address: str) -> None:
@@ -152,37 +153,26 @@ def make_run(
     Raises:
         CommandError: the store cannot be reached, or not written to.
     """
-    try:
-        return _make_run(client(address), experiment_id, name, params, tags, parent)
-    except Exception as error:
-        raise _unusable(address, error) from error
+    with _telling(address):
+        from mlflow.entities import Param
 
-
-def _make_run(
-    store: MlflowClient,
-    experiment_id: str,
-    name: str,
-    params: dict[str, Any],
-    tags: dict[str, str],
-    parent: str | None,
-) -> str:
-    from mlflow.entities import Param
-
-    folder = tags["run_folder"].replace("'", "")
-    found = store.search_runs(
-        [experiment_id],
-        filter_string=f"tags.spec_hash = '{tags['spec_hash']}' and tags.run_folder = '{folder}'",
-        max_results=1,
-    )
-    if parent:
-        tags = {**tags, "mlflow.parentRunId": parent}
-    run = found[0] if found else store.create_run(experiment_id, run_name=name, tags=tags)
-    run_id = str(run.info.run_id)
-    store.update_run(run_id, status="SCHEDULED")
-    rows = [Param(key, str(value)[:5000]) for key, value in sorted(flatten(params).items())]
-    for start in range(0, len(rows), _BATCH["params"]):
-        store.log_batch(run_id, params=rows[start : start + _BATCH["params"]])
-    return run_id
+        store = client(address)
+        folder = tags["run_folder"].replace("'", "")
+        found = store.search_runs(
+            [experiment_id],
+            filter_string=f"tags.spec_hash = '{tags['spec_hash']}' "
+            f"and tags.run_folder = '{folder}'",
+            max_results=1,
+        )
+        if parent:
+            tags = {**tags, "mlflow.parentRunId": parent}
+        run = found[0] if found else store.create_run(experiment_id, run_name=name, tags=tags)
+        run_id = str(run.info.run_id)
+        store.update_run(run_id, status="SCHEDULED")
+        rows = [Param(key, str(value)[:5000]) for key, value in sorted(flatten(params).items())]
+        for start in range(0, len(rows), _BATCH["params"]):
+            store.log_batch(run_id, params=rows[start : start + _BATCH["params"]])
+        return run_id
 
 
 def store_report(
@@ -366,14 +356,10 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def link(address: str, experiment_id: str, run_id: str) -> str:
     """Where a person finds the run: a page of a server, or the run's name in a local store."""
+    shown = redaction.address(address)
     if address.startswith("http"):
-        return f"{redact(address).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
-    return f"{redact(address)} run {run_id}"
-
-
-def redact(address: str) -> str:
-    """The address without a user name and password; so it is kept, and so it is shown."""
-    return redaction.address(address)
+        return f"{shown.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{shown} run {run_id}"
 
 
 def first_line(error: Exception) -> str:
@@ -383,9 +369,4 @@ def first_line(error: Exception) -> str:
     first = (told or lines or [type(error).__name__])[0]
     asked, found, why = first.partition(" failed with exception HTTP")  # requests' long way round
     cause = why.partition("(Caused by ")[2] or why
-    return redact_text((f"{asked} failed: {cause}" if found else first)[:300])
-
-
-def redact_text(text: str) -> str:
-    """A message without the credentials of an address inside it."""
-    return redaction.text(text)
+    return redaction.text((f"{asked} failed: {cause}" if found else first)[:300])

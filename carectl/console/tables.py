@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from carectl import records, runs, tracking
+from carectl import records, redaction, runs, tracking
 from carectl.console import colours
 from carectl.estimates import Estimate
 from carectl.plan import Planned
@@ -142,7 +142,7 @@ def status_values(run: Run, status: Status) -> dict[str, Any]:
         "attempts": len(run.attempts),
         "progress": run.progress or None,
         "result": run.result,
-        "mlflow": {"uri": tracking.redact(job["uri"]), "run_id": job["run_id"]} if job else None,
+        "mlflow": {"uri": redaction.address(job["uri"]), "run_id": job["run_id"]} if job else None,
         "path": str(run.path),
         "damaged": records.broken(run.path),
     }

@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import IO
 
-from carectl import tracking
+from carectl import redaction, tracking
 from carectl.console.output import Output
 from carectl.errors import ENVIRONMENT, CommandError
 
@@ -30,7 +30,7 @@ def serve(runs_dir: Path, port: int, output: Output) -> None:
     """
     address = tracking.uri(runs_dir.resolve().parent)
     if address.startswith("http"):
-        output.result(f"MLflow: {tracking.redact(address)}")
+        output.result(f"MLflow: {redaction.address(address)}")
         output.next("open this address: it is MLFLOW_TRACKING_URI's own interface")
         return
     store = Path(address.removeprefix("sqlite:///"))

@@ -37,6 +37,6 @@ def store(
             target, documents[0].profile, folder.name, list(files), place.tags,
         )  # fmt: skip
     except Exception as error:
-        told = tracking.redact_text((str(error).strip() or type(error).__name__).splitlines()[0])
-        output.note(f"warning: the report is in {folder}, but not in MLflow: {told[:200]}")
+        told = tracking.first_line(error)[:200]
+        output.note(f"warning: the report is in {folder}, but not in MLflow: {told}")
         return ""
