@@ -11,23 +11,20 @@ import json
 from pathlib import Path
 from typing import Any, NotRequired
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic's, below Python 3.12
 
 MAX_DEPTH = 100  # of sections in sections: none of ours has ten
-_MORE = ConfigDict(extra="allow")
 Numbers = dict[str, float]
 
 
 class _Spec(TypedDict, total=False):
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     probe: dict[str, Any]
     seed: int
     data: dict[str, Any]
 
 
 class _Record(TypedDict, total=False):
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     kind: str
     name: str
     sha256: str
@@ -36,14 +33,12 @@ class _Record(TypedDict, total=False):
 
 
 class _Tracking(TypedDict):
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     uri: str
     run_id: str
     experiment_id: NotRequired[str]
 
 
 class _Job(TypedDict, total=False):
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     data_dir: str
     threads: int
     tracking: _Tracking | None
@@ -54,7 +49,6 @@ class _Job(TypedDict, total=False):
 
 
 class _Progress(TypedDict):
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     epoch: int
     epochs: int
     metrics: Numbers
@@ -67,7 +61,6 @@ class _Progress(TypedDict):
 
 
 class _Result(TypedDict, total=False):
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     kind: str
     steps: int
     seconds: float | None
@@ -78,7 +71,6 @@ class _Result(TypedDict, total=False):
 
 
 class _Handle(TypedDict):
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     host: str
     pid: int
     since: NotRequired[float]
@@ -86,7 +78,6 @@ class _Handle(TypedDict):
 
 
 class _Submission(TypedDict):
-    __pydantic_config__ = _MORE  # type: ignore[misc]
     logs: str
     job: str | int
 

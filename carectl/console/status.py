@@ -52,7 +52,8 @@ def show(
         _watch(runs_dir, states, output)
     rows = _rows(runs_dir, states, {})
     _list(rows, "no run in that state" if states else f"no runs in {runs_dir}", every, output)
-    output.emit("status", as_of=time.time(), runs=[tables.status_values(*row) for row in rows])
+    if output.as_json:  # of thousands of runs the values take as long as the lines
+        output.emit("status", as_of=time.time(), runs=[tables.status_values(*row) for row in rows])
     if told := publishing.told(publishing.catch_up((run, status.state) for run, status in rows)):
         output.note(told)
     output.next(
