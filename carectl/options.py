@@ -26,6 +26,10 @@ RUNS, DATA, EXPORTS = Path("runs"), Path("data"), Path("exports")
 _A_RUN = "a run: its id, the beginning of it, or its name"
 
 
+def argument(metavar: str, told: str, complete: Any) -> Any:
+    return typer.Argument(metavar=metavar, help=told, autocompletion=complete)
+
+
 def text(*names: str, metavar: str, **more: Any) -> Any:
     return typer.Option(*names, metavar=metavar, **more)
 
@@ -37,68 +41,33 @@ def one_of(choices: str, *names: str, **more: Any) -> Any:
 
 SpecArg = Annotated[
     str,
-    typer.Argument(
-        metavar="SPEC", help="a YAML file, or a shipped name such as cifar10/care-simclr",
-        autocompletion=completion.spec,
-    ),
-]  # fmt: skip
+    argument("SPEC", "a YAML file, or a shipped name such as cifar10/care-simclr", completion.spec),
+]
 OptionalSpecArg = Annotated[
     str | None,
-    typer.Argument(
-        metavar="SPEC", help="a YAML file or a shipped name; default: a few standards",
-        autocompletion=completion.spec,
-    ),
-]  # fmt: skip
+    argument("SPEC", "a YAML file or a shipped name; default: a few standards", completion.spec),
+]
 SpecOrRunArg = Annotated[
-    str,
-    typer.Argument(
-        metavar="SPEC|RUN", help="a YAML file, a shipped name, or a run",
-        autocompletion=completion.spec_or_run,
-    ),
-]  # fmt: skip
-RunArg = Annotated[str, typer.Argument(metavar="RUN", help=_A_RUN, autocompletion=completion.run)]
-OptionalRunArg = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="RUN", help=f"{_A_RUN}; default: all", autocompletion=completion.run
-    ),
-]  # fmt: skip
-RunArgs = Annotated[
-    list[str], typer.Argument(metavar="RUN", help=_A_RUN, autocompletion=completion.run)
+    str, argument("SPEC|RUN", "a YAML file, a shipped name, or a run", completion.spec_or_run)
 ]
-OptionalRunArgs = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="RUN", help=_A_RUN, autocompletion=completion.run),
-]
+RunArg = Annotated[str, argument("RUN", _A_RUN, completion.run)]
+OptionalRunArg = Annotated[str | None, argument("RUN", f"{_A_RUN}; default: all", completion.run)]
+RunArgs = Annotated[list[str], argument("RUN", _A_RUN, completion.run)]
+OptionalRunArgs = Annotated[list[str] | None, argument("RUN", _A_RUN, completion.run)]
 EncoderArg = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN|FILE", help=f"{_A_RUN}; or a checkpoint file (.pt)",
-        autocompletion=completion.encoder,
-    ),
-]  # fmt: skip
+    str, argument("RUN|FILE", f"{_A_RUN}; or a checkpoint file (.pt)", completion.encoder)
+]
 TargetArg = Annotated[
     str,
-    typer.Argument(
-        metavar="TARGET", help="table1, fig5 to fig10, composition, pointcloud, or all",
-        autocompletion=completion.target,
-    ),
-]  # fmt: skip
+    argument("TARGET", "table1, fig5 to fig10, composition, pointcloud, or all", completion.target),
+]
 DatasetArg = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATASET", help="a dataset's name, as `carectl data list` says it",
-        autocompletion=completion.dataset,
-    ),
-]  # fmt: skip
+    str, argument("DATASET", "a dataset's name, as `carectl data list` says it", completion.dataset)
+]
 
 FileArg = Annotated[
-    Path,
-    typer.Argument(
-        metavar="FILE", help="a checkpoint of the official code (.pth.tar)",
-        autocompletion=completion.checkpoint,
-    ),
-]  # fmt: skip
+    Path, argument("FILE", "a checkpoint of the official code (.pth.tar)", completion.checkpoint)
+]
 
 Override = Annotated[
     list[str] | None,
