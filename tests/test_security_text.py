@@ -28,7 +28,7 @@ ESCAPES = "a\x1b]0;title\x07b\x1b[2Jc\x9b31md\u202ee\ud800f\rg"
 HARMLESS = (
     "TOKENIZERS_PARALLELISM=false", "tokens: int = 5", "token = self.next()", "password: str",
     "sorted(rows, key=len)", "export X_TOKEN=$(cat ~/.token)", "https://host:5000/#/runs/2",
-    "git+https://github.com/a/b@main", "sqlite:////work/a/mlflow.db", "equivariance.weight=0.1",
+    "git+https://github.com/a/b@main", "sqlite:////data/a/mlflow.db", "equivariance.weight=0.1",
 )  # fmt: skip
 
 
