@@ -141,7 +141,7 @@ class World:
         return words[0]
 
     @contextmanager
-    def naming_losses(self) -> Iterator[None]:
+    def naming_lost_ranks(self) -> Iterator[None]:
         """Within, an exchange that fails, as a peer's end makes it, raises a PeerLostError.
 
         It says which ranks are gone. Of any other error the peers are told before it is raised.
@@ -239,7 +239,7 @@ def join(
         store = _open(meeting, "127.0.0.1" if single_host else _address(), size)
     else:
         store = _find(meeting, rank, deadline, timeout_s)
-    with World(rank, size).naming_losses():
+    with World(rank, size).naming_lost_ranks():
         _wait_for_all(store, rank, size, deadline, timeout_s)
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         patience = timedelta(seconds=patience_s)

@@ -1,8 +1,9 @@
-"""The record of every curve: `metrics.jsonl`, one {key, value, step, timestamp} a line.
+"""What a run tells of itself as it goes: `metrics.jsonl`, its record, and `progress.json`, a view.
 
-A resumed run cuts the record back to its checkpoint and writes the steps again. Rows that were
-published (sent to a tracking server) are facts and stay: the run is deterministic, so the steps
-done again have the same values, and they are not recorded twice.
+The record has one {key, value, step, timestamp} a line, for every point of every curve. A resumed
+run cuts it back to its checkpoint and writes the steps again. Rows that were published (sent to a
+tracking server) are facts and stay: the run is deterministic, so the steps done again have the
+same values, and they are not recorded twice.
 """
 
 from __future__ import annotations
@@ -97,6 +98,44 @@ def complete(run_dir: Path) -> bool:
 def completed(run_dir: Path, step: int) -> None:
     """Record that everything up to the last step was published."""
     write_json(run_dir / "published.json", {"step": step, "complete": True})
+
+
+def write_progress(
+    run_dir: Path,
+    *,
+    epoch: int,
+    epochs: int,
+    step: int,
+    steps: int,
+    images_per_s: float | None = None,
+    eta_s: float | None = None,
+    data_bound: float | None = None,
+    latest: dict[str, float] | None = None,
+) -> None:
+    """Replace progress.json, what a waiting person wants to see. Not synced: it is only a view.
+
+    Args:
+        epoch, step: how many are done, of `epochs` and `steps`.
+        eta_s: seconds that are left.
+        data_bound: the share of the time in which the device waited for image files.
+        latest: the newest value of each curve.
+    """
+    write_json(
+        run_dir / "progress.json",
+        {
+            "epoch": epoch,
+            "epochs": epochs,
+            "step": step,
+            "steps": steps,
+            "images_per_s": images_per_s,
+            "eta_s": eta_s,
+            "data_bound": data_bound,
+            "heartbeat": time.time(),
+            "uptime": time.monotonic(),  # the heartbeat by the one clock that nobody sets
+            "metrics": latest or {},
+        },
+        durable=False,
+    )
 
 
 def _sound(row: Row) -> bool:

@@ -1,4 +1,4 @@
-"""Pretraining: one linear loop, read top to bottom.
+"""Pretraining: one linear loop (`_Run.train`), read top to bottom.
 
 The state after any step is the weights, the optimiser's moments and one integer, since every draw
 is counted (care_core.draws). So an interrupted run goes on bitwise as if it had not been: the
@@ -24,7 +24,7 @@ from care_core.device import set_up
 from care_core.distributed import ALONE, World
 from care_core.errors import CareError, Interrupted, SpecError
 from care_core.files import read_json, write_json
-from care_core.measures import knn
+from care_core.measures.monitor import Monitor
 from care_core.optim import learning_rate
 from care_core.spec import PretrainSpec
 from care_core.stepping import Stepper
@@ -72,12 +72,13 @@ def pretrain(
     world.require_even_shares(spec)
     if not world.is_main:
         tracker, say = None, lambda text: None
-    with world.naming_losses():
+    with world.naming_lost_ranks():
         result = world.told(read_json(run_dir / "result.json"))
         if result:
             say("already trained; nothing to do")
             return dict(result)
-        return _Run(spec, run_dir, data_dir, device, threads, tracker, stop, say, world).train()
+        place = set_up(device, threads)
+        return _Run(spec, run_dir, data_dir, place, tracker, stop, say, world).train()
 
 
 class _Run:
@@ -88,35 +89,29 @@ class _Run:
         spec: PretrainSpec,
         run_dir: Path,
         data_dir: Path,
-        device: torch.device | str | None,
-        threads: int | None,
+        device: torch.device,
         tracker: Tracker | None,
         stop: Callable[[], bool],
         say: Callable[[str], None],
         world: World,
     ) -> None:
-        self.spec, self.run_dir, self.tracker, self.stop, self.say = (
-            spec, run_dir, tracker, stop, say
-        )  # fmt: skip
-        self.world = world
-        self.device = set_up(device, threads)
+        self.spec, self.run_dir, self.device, self.world = spec, run_dir, device, world
+        self.tracker, self.stop, self.say = tracker, stop, say
         images = data.load(spec.data, "pretrain", data_dir, say=say)
-        self.per_epoch = len(images) // spec.training.batch_size
-        if self.per_epoch == 0:
+        self.steps_per_epoch = len(images) // spec.training.batch_size
+        if self.steps_per_epoch == 0:
             raise SpecError(
                 f"training.batch_size: {spec.training.batch_size} is larger than "
                 f"{spec.data.name}, which has {len(images)} images"
             )
-        self.steps = spec.training.epochs * self.per_epoch
-        self.feed = feed_of(spec, images, world, self.device)
-        self.check = self._check_sets(data_dir)
-        self.method = methods.build(spec, world).to(self.device)
-        self.stepper = Stepper(spec, self.method, world, self.device)
-        self.best: tuple[float, int] = (-1.0, 0)  # accuracy of the kNN check, and its epoch
-        self.step = self._resume()
+        self.total_steps = spec.training.epochs * self.steps_per_epoch
+        self.feed = feed_of(spec, images, world, device)
+        self.monitor = Monitor(spec, data_dir, world)
+        self.method = methods.build(spec, world).to(device)
+        self.stepper = Stepper(spec, self.method, world, device)
+        self.step = self.first_step = self._resume()
         self.log = metrics.MetricsLog(run_dir, self.step or -1) if world.is_main else None
         self.saved_at = self.started = time.monotonic()
-        self.first_step = self.step
         self.latest = {
             row.key: row.value
             for row in metrics.read(run_dir)
@@ -126,25 +121,35 @@ class _Run:
     def train(self) -> dict[str, Any]:
         """From the step resumed at to the last one; then the result."""
         spec = self.spec
-        self._progress()
-        if self.world.size > 1 and self.step < self.steps:
+        self._show_progress()
+        if self.world.size > 1 and self.step < self.total_steps:
             self.stepper.settle(next(self.feed.steps(self.step, self.step + 1)))
-        for images in self.feed.steps(self.step, self.steps):
-            rate = learning_rate(spec.schedule, spec.optimizer.lr, self.step / self.per_epoch,
-                                 spec.training.epochs)  # fmt: skip
-            terms = self.stepper.update(images, rate, (self.step + 1) / self.steps)
+        for batch in self.feed.steps(self.step, self.total_steps):
+            rate = learning_rate(
+                spec.schedule, spec.optimizer.lr, self.step / self.steps_per_epoch,
+                spec.training.epochs,
+            )  # fmt: skip
+            terms = self.stepper.update(batch, rate, (self.step + 1) / self.total_steps)
             self.step += 1
-            epoch_ended = self.step % self.per_epoch == 0
-            if self.step % spec.log.every_steps == 0 or self.step == self.steps:
+            if self.step % spec.log.every_steps == 0 or self.step == self.total_steps:
                 self._record(terms, rate)
-            if epoch_ended:
-                self._epoch_end(self.step // self.per_epoch)
-            stopping = self.step < self.steps and self.world.any(self.stop())
-            if stopping or self._save_is_due(epoch_ended):
+            if self._epoch_ended:
+                self._end_epoch()
+            stopping = self.step < self.total_steps and self.world.any(self.stop())
+            if stopping or self._save_is_due():
                 self._save()
             if stopping:
                 raise Interrupted(f"stopped on request after step {self.step}; it can go on")
         return self._finish()
+
+    @property
+    def _epoch(self) -> int:
+        """How many epochs are complete."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def _epoch_ended(self) -> bool:
+        return self.step % self.steps_per_epoch == 0
 
     def _record(self, terms: dict[str, Tensor], rate: float) -> None:
         """Read the terms off the device (the only synchronisation) and write them down."""
@@ -158,7 +163,7 @@ class _Run:
         self.latest |= values
         if self.log:
             self.log.append(self.step, values)
-        self._progress()
+        self._show_progress()
 
     def _require_finite(self, first: float, skipped: float, row: float) -> None:
         """Stop if a step was not finite; with on_nan: skip, if none is any more."""
@@ -179,60 +184,27 @@ class _Run:
             f"Nothing of that step was kept. {resuming.replay(self.run_dir, int(first))}"
         )
 
-    def _epoch_end(self, epoch: int) -> None:
-        every = self.spec.monitor.every_epochs
-        if every and (epoch % every == 0 or epoch == self.spec.training.epochs):
-            self._monitor(epoch)
+    def _end_epoch(self) -> None:
+        """The kNN check if it is due, and a line for whoever watches."""
+        if self.monitor.due(self._epoch):
+            accuracy = self.monitor.check(self.method, self._epoch)
+            self.latest["knn"] = accuracy
+            if self.log:
+                self.log.append(self.step, {"knn": accuracy, "epoch": float(self._epoch)})
+            self._show_progress()
         terms = "  ".join(f"{k} {v:.4g}" for k, v in self.latest.items() if k != "lr")
-        self.say(f"epoch {epoch}/{self.spec.training.epochs}  {terms}")
+        self.say(f"epoch {self._epoch}/{self.spec.training.epochs}  {terms}")
 
-    def _monitor(self, epoch: int) -> None:
-        """The kNN check, by rank 0 on the ranks' mean statistics, unless they are to drift."""
-        drifting = self.spec.monitor.train_mode
-        accuracy = None
-        if drifting:
-            accuracy = self._accuracy()
-        else:
-            with self.world.averaged(self.method):
-                accuracy = self._accuracy()
-        accuracy = float(self.world.told(accuracy))
-        if accuracy > self.best[0]:
-            self.best = accuracy, epoch
-        self.latest["knn"] = accuracy
-        if self.log:
-            self.log.append(self.step, {"knn": accuracy, "epoch": float(epoch)})
-        self._progress()
-
-    def _accuracy(self) -> float | None:
-        if self.check is None:
-            return None
-        drifting = self.spec.monitor.train_mode
-        return knn.check(self.method.encoder, *self.check, spec=self.spec, train_mode=drifting)
-
-    def _check_sets(self, data_dir: Path) -> tuple[Any, Any] | None:
-        """The kNN check's bank and queries, on the ranks that run it."""
-        monitor = self.spec.monitor
-        if not monitor.every_epochs or not (self.world.is_main or monitor.train_mode):
-            return None
-        labelled = data.load(self.spec.data, "train", data_dir)
-        if monitor.images == "test":  # a leak, by the official preset
-            return labelled, data.load(self.spec.data, "test", data_dir)
-        return knn.hold_out(labelled)
-
-    def _save_is_due(self, epoch_ended: bool) -> bool:
+    def _save_is_due(self) -> bool:
         policy = self.spec.checkpoint
-        if self.step == self.steps:
+        if self.step == self.total_steps:
             return True
-        if epoch_ended and self._best_epoch() == self.step // self.per_epoch:
+        if self._epoch_ended and self.monitor.best_epoch == self._epoch:
             return True
-        if epoch_ended and (self.step // self.per_epoch) % policy.every_epochs == 0:
+        if self._epoch_ended and self._epoch % policy.every_epochs == 0:
             return True
         minutes = (time.monotonic() - self.saved_at) / 60
         return policy.every_minutes is not None and self.world.any(minutes >= policy.every_minutes)
-
-    def _best_epoch(self) -> int | None:
-        """The epoch to be probed in place of the last one, by the official preset."""
-        return self.best[1] or None if self.spec.checkpoint.select == "best" else None
 
     def _save(self) -> None:
         self._require_finite(*torch.stack(self.stepper.guard.counts()).tolist())
@@ -241,15 +213,15 @@ class _Run:
                 self.log.sync()
                 folder = self.run_dir / "checkpoints"
                 state = resuming.pack(self.stepper, statistics)
-                where = {"step": self.step, "steps_per_epoch": self.per_epoch, "best": self.best}
+                state |= {
+                    "step": self.step,
+                    "steps_per_epoch": self.steps_per_epoch,
+                    "best": self.monitor.best,
+                }
                 checkpoint.save(
-                    folder,
-                    state | where,
-                    epoch=self.step // self.per_epoch,
-                    step=self.step,
-                    whole=self.step % self.per_epoch == 0,
+                    folder, state, epoch=self._epoch, step=self.step, whole=self._epoch_ended
                 )
-                checkpoint.prune(folder, self.spec.checkpoint.keep, self._best_epoch())
+                checkpoint.prune(folder, self.spec.checkpoint.keep, self.monitor.best_epoch)
         self.world.told()  # nobody goes on, or ends, before it is on the disk
         self.saved_at = time.monotonic()
         if self.tracker:
@@ -267,57 +239,54 @@ class _Run:
             return 0
         step = resuming.unpack(state, self.stepper, str(self.run_dir), self.say)
         accuracy, epoch = state["best"]
-        self.best = float(accuracy), int(epoch)
-        self.say(f"resuming after step {step} of {self.steps}")
+        self.monitor.best = float(accuracy), int(epoch)
+        self.say(f"resuming after step {step} of {self.total_steps}")
         return step
 
-    def _progress(self) -> None:
-        """What a waiting person wants to see; not synced, it is only a view."""
+    def _show_progress(self) -> None:
+        """Write progress.json, for whoever waits."""
         if not self.world.is_main:
             return
-        elapsed = time.monotonic() - self.started
-        done = self.step - self.first_step
-        speed = done * self.spec.training.batch_size / elapsed if done else None
-        left = (self.steps - self.step) * self.spec.training.batch_size
-        write_json(
-            self.run_dir / "progress.json",
-            {
-                "epoch": self.step // self.per_epoch,
-                "epochs": self.spec.training.epochs,
-                "step": self.step,
-                "steps": self.steps,
-                "images_per_s": speed,
-                "eta_s": left / speed if speed else None,
-                "data_bound": self.feed.data_bound(),
-                "heartbeat": time.time(),
-                "uptime": time.monotonic(),  # the heartbeat by the one clock that nobody sets
-                "metrics": self.latest,
-            },
-            durable=False,
+        speed = self._images_per_s()
+        left = (self.total_steps - self.step) * self.spec.training.batch_size
+        metrics.write_progress(
+            self.run_dir,
+            epoch=self._epoch,
+            epochs=self.spec.training.epochs,
+            step=self.step,
+            steps=self.total_steps,
+            images_per_s=speed,
+            eta_s=left / speed if speed else None,
+            data_bound=self.feed.data_bound(),
+            latest=self.latest,
         )
 
+    def _images_per_s(self) -> float | None:
+        """Since this process began; None before its first step."""
+        images = (self.step - self.first_step) * self.spec.training.batch_size
+        return images / (time.monotonic() - self.started) if images else None
+
     def _finish(self) -> dict[str, Any]:
-        elapsed = time.monotonic() - self.started
-        done = self.step - self.first_step
+        elapsed, speed = time.monotonic() - self.started, self._images_per_s()
         with self.world.averaged(self.method):
             digest = checkpoint.weights_sha256(self.method.encoder)
         if not self.world.is_main:
             return dict(self.world.told())
         # once more: the attempt that saved last may have been killed before it pruned
         folder = self.run_dir / "checkpoints"
-        checkpoint.prune(folder, self.spec.checkpoint.keep, self._best_epoch())
+        checkpoint.prune(folder, self.spec.checkpoint.keep, self.monitor.best_epoch)
         result = {
             "kind": "pretrain",
-            "steps": self.steps,
+            "steps": self.total_steps,
             "epochs": self.spec.training.epochs,
             "seconds": round(elapsed, 3),
-            "images_per_s": done * self.spec.training.batch_size / elapsed if done else None,
+            "images_per_s": speed,
             "metrics": self.latest,
             "images": self.feed.planner.images,
             "skipped": self.feed.skipped,  # files that cannot be decoded, by data.unreadable
             "skipped_updates": int(self.stepper.guard.skipped),  # not finite, by training.on_nan
             "weights_sha256": digest,
-            "checkpoint": checkpoint.at_epoch(folder, self._best_epoch()).name,
+            "checkpoint": checkpoint.at_epoch(folder, self.monitor.best_epoch).name,
             # what the bits depend on beside the spec
             "on": {
                 "device": self.device.type,

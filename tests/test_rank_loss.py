@@ -37,7 +37,7 @@ def exchanging(
     world = meet(rank, size, folder, patience_s)
     pids = world.stack(torch.tensor(os.getpid())).tolist()
     try:
-        with world.naming_losses():
+        with world.naming_lost_ranks():
             for turn in range(1000):
                 world.any(False)
                 world.gather(torch.ones(1, 1))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from care_core import checkpoint, data, draws, models
+from care_core import checkpoint, data, draws, metrics, models
 from care_core.data.clouds import CloudSet
 from care_core.data.files import FileSet
 from care_core.device import set_up
@@ -139,20 +139,8 @@ class _Pulse:
             return
         self.last = time.monotonic()
         done = self.before + epoch
-        write_json(
-            self.run_dir / "progress.json",
-            {
-                "epoch": done,
-                "epochs": self.epochs,
-                "step": done,
-                "steps": self.epochs,
-                "images_per_s": None,
-                "eta_s": None,
-                "heartbeat": time.time(),
-                "uptime": time.monotonic(),
-                "metrics": {},
-            },
-            durable=False,
+        metrics.write_progress(
+            self.run_dir, epoch=done, epochs=self.epochs, step=done, steps=self.epochs
         )
 
 
