@@ -36,7 +36,7 @@ def through(
     Args:
         run: what to call in the network's place, such as its compiled twin.
     """
-    run = run or network
+    run = network if run is None else run  # a compiled one has no truth value
     sizes = [len(view) for view in views]
     if len(views) == 1:
         return [run(views[0])]
