@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from care_core import metrics
 from care_core.errors import StorageError
-from carectl import redaction
+from carectl import redaction, sent
 from carectl.errors import ENVIRONMENT, CommandError
 
 if TYPE_CHECKING:
@@ -212,9 +212,10 @@ def store_report(
 class RunTracker:
     """Sends a run's record to MLflow whenever a checkpoint has made it safe.
 
-    Everything is sent with its recorded timestamp, so sending a row again adds nothing. A failure
-    is said, costs a training a moment, and is followed by a pause; the rows are sent with the next
-    ones, or once the run is over.
+    Everything is sent with its recorded timestamp, so sending a row again adds nothing. What has
+    arrived is noted (carectl.sent), so that the next process goes on from there. A failure is said,
+    costs a training a moment, and is followed by a pause; the rows are sent with the next ones, or
+    once the run is over.
     """
 
     def __init__(
@@ -222,7 +223,7 @@ class RunTracker:
     ) -> None:
         self.address, self.run_id, self.run_dir, self.say = address, run_id, run_dir, say
         self.problem = ""  #: why the last thing that was tried failed
-        self._sent = 0
+        self._sent: int | None = None  # rows of the record; None: not looked up yet
         self._starting = False
         self._again_at = 0.0
         self._store: MlflowClient | None = None
@@ -267,13 +268,18 @@ class RunTracker:
 
     def _send_up_to(self, store: MlflowClient, step: int, within_s: float = math.inf) -> None:
         metrics.publishing(self.run_dir, step)
-        rows = [row for row in metrics.read(self.run_dir) if row.step <= step]
+        record = list(metrics.read(self.run_dir))
+        safe = sum(row.step <= step for row in record)  # they are in the order of their steps
+        to = sent.Receiver(self.address, self.run_id)
+        if self._sent is None:
+            self._sent = sent.count(self.run_dir, to, record)
         deadline = time.monotonic() + within_s
-        while self._sent < len(rows) and time.monotonic() < deadline:
+        while self._sent < safe and time.monotonic() < deadline:
             self._begin(store)
-            part = rows[self._sent : self._sent + _BATCH["metrics"]]
-            self._send(store, part)
-            self._sent += len(part)
+            upto = min(safe, self._sent + _BATCH["metrics"])
+            self._send(store, record[self._sent : upto])
+            self._sent = upto
+            sent.note(self.run_dir, to, record, upto)
 
     def _send(self, store: MlflowClient, rows: list[metrics.Row]) -> None:
         from mlflow.entities import Metric
