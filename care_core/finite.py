@@ -71,7 +71,7 @@ class Guard:
 
     def judge(
         self,
-        number: int,
+        number: Tensor,
         terms: Mapping[str, Tensor],
         lost: Tensor,
         gradients: list[Tensor],
@@ -80,7 +80,7 @@ class Guard:
         """Whether a step is bad: a 0-d float of 1 or 0, such as optimisers take as `found_inf`.
 
         Args:
-            number: steps before this one.
+            number: steps before this one; 0-d, on the device.
             terms: the loss and its terms.
             lost: whether the loss of any rank is not finite; 0-d, 1 or 0.
             gradients: of what is trained; they stay as they are.
@@ -91,11 +91,13 @@ class Guard:
         bad = torch.maximum(found * (scale <= 1), lost)
         shot = torch.stack(list(terms.values()))
         self.names = tuple(terms)
-        self.terms = shot if self.terms is None else torch.where(self.first > 0, self.terms, shot)
+        if self.terms is None:
+            self.terms = shot.clone()
+        self.terms.copy_(torch.where(self.first > 0, self.terms, shot))
         so = bad > 0
         self.first += so * (self.first == 0) * (number + 1)
         self.skipped += so
-        self.row = (self.row + 1) * so
+        self.row.add_(1).mul_(so)
         return bad
 
     def counts(self) -> list[Tensor]:

@@ -12,6 +12,7 @@ from care_core.arrangement import arrange
 from care_core.distributed import World
 from care_core.errors import CareError
 from care_core.finite import Guard
+from care_core.graphs import Recorded, recordable
 from care_core.methods import Method, Step
 from care_core.optim import build_optimizer
 from care_core.spec import PretrainSpec
@@ -38,8 +39,11 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(device.type, enabled=spec.training.precision == "fp16")
         self.trained = [p for p in method.parameters() if p.requires_grad]
         slow = (p for p in method.parameters() if not p.requires_grad)
-        self.guard = Guard([*method.buffers(), *slow], device)
         self.lost = torch.zeros((), device=device)  # 1: the last step's loss was not finite
+        self.guard = Guard([*method.buffers(), *slow], device)
+        self.number = torch.zeros((), dtype=torch.int64, device=device)  # of the step, from 0
+        self.rate = torch.zeros((), device=device)
+        self.recorded = Recorded(self._launch, device, recordable(spec, world, device))
 
     def update(self, images: Step, rate: float, share: float) -> dict[str, Tensor]:
         """One step. Returns the loss and its terms, detached, on the device.
@@ -48,17 +52,33 @@ class Stepper:
             rate: the learning rate.
             share: of all steps, done with this one.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.guard.undo.remember()
-        terms = self.backward(images)
-        gradients = [p.grad for p in self.trained if p.grad is not None]
-        scale = self.scaler.scale(self.guard.one)
-        bad = self.guard.judge(images.number, terms, self.lost, gradients, scale)
-        self._apply(bad)
+        self._set(rate)
+        self.number.fill_(images.number)
+        self.method.before_step(images.number)
+        self.images = images  # of the recorded step the kernels read copies, and its number is lost
+        bad, *values = self.recorded(images.tensors)
         self.method.after_step(share)
         self.guard.undo.back(bad)
-        return terms
+        return dict(zip(self.guard.names, values, strict=True))
+
+    def _launch(self, tensors: list[Tensor]) -> list[Tensor]:
+        """All of a step that is the same each time. Returns whether it was bad, and the terms."""
+        self.guard.undo.remember()
+        terms = self.backward(self.images.of(tensors))
+        gradients = [p.grad for p in self.trained if p.grad is not None]
+        scale = self.scaler.scale(self.guard.one)
+        bad = self.guard.judge(self.number, terms, self.lost, gradients, scale)
+        self._apply(bad)
+        return [bad, *terms.values()]
+
+    def _set(self, rate: float) -> None:
+        """The learning rate, on a GPU as a tensor: a recorded update reads it there."""
+        tensor = self.recorded.on
+        self.rate.fill_(rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate if tensor else rate
+            if "capturable" in group:
+                group["capturable"] = tensor
 
     def _apply(self, bad: Tensor) -> None:
         """Let the optimiser update, but for what is bad or, in fp16, an overflow."""
@@ -98,6 +118,8 @@ class Stepper:
 
     def state_dict(self) -> dict[str, Any]:
         """The moments, the scale of the loss and how much was left out, for a checkpoint."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = float(group["lr"])  # a plain number, wherever it is read again
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),

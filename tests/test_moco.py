@@ -33,6 +33,11 @@ def images() -> Tensor:
     return noise + torch.linspace(-3, 3, BATCH, dtype=torch.float64).view(-1, 1, 1, 1)
 
 
+def _keys(method: MoCo, mine: Tensor, number: int) -> Tensor:
+    method.before_step(number)
+    return method._keys(mine)
+
+
 def keys_of(rank: int, size: int, folder: Path, spec: str) -> dict[str, Tensor]:
     """The keys of a rank's images in two steps, their statistics, and keys of fresh statistics."""
     world = meet(rank, size, folder)
@@ -40,10 +45,10 @@ def keys_of(rank: int, size: int, folder: Path, spec: str) -> dict[str, Tensor]:
     assert isinstance(method, MoCo)
     mine = images()[world.share(BATCH)]
     method.eval()
-    found = {"evaluated": method._keys(mine, 0), "image by image": method._encode(mine)}
+    found = {"evaluated": _keys(method, mine, 0), "image by image": method._encode(mine)}
     method.train()
-    found |= {"keys": method._keys(mine, 0), "mean": method.get_buffer(FIRST).clone()}
-    found["next"] = method._keys(mine, 1)
+    found |= {"keys": _keys(method, mine, 0), "mean": method.get_buffer(FIRST).clone()}
+    found["next"] = _keys(method, mine, 1)
     world.close()
     return found
 
@@ -111,7 +116,7 @@ def test_the_parts_of_one_rank_are_shuffled_as_ranks_are(
 ) -> None:
     method = methods.build(spec_of(bn={"replicas": 2}), ALONE).double()
     assert isinstance(method, MoCo)
-    torch.testing.assert_close(method._keys(images(), 0), whole(shuffled, "keys"))
+    torch.testing.assert_close(_keys(method, images(), 0), whole(shuffled, "keys"))
     torch.testing.assert_close(method.get_buffer(FIRST), shuffled[0]["mean"])
 
 

@@ -102,15 +102,15 @@ def each_(images: Tensor, chosen: Tensor, order: Tensor, factors: Tensor) -> Ten
     x = images.index_select(0, index)
     for p in range(3):
         late = slice(earlier[p + 1], None)
-        _blend_(x[late], amount[late, p], ops[late, p])
+        blend_(x[late], amount[late, p], ops[late, p])
     hue_(x, turns)
     for p in range(1, 4):
         early = slice(0, earlier[p])
-        _blend_(x[early], amount[early, p], ops[early, p])
+        blend_(x[early], amount[early, p], ops[early, p])
     return images.index_copy_(0, index, x)
 
 
-def _blend_(images: Tensor, factor: Tensor, op: Tensor) -> Tensor:
+def blend_(images: Tensor, factor: Tensor, op: Tensor) -> Tensor:
     """`brightness_`, `contrast_` or `saturation_`, by each image's `op` (B, 1, 1, 1)."""
     if not len(images):
         return images

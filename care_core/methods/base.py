@@ -57,6 +57,9 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def before_step(self, number: int) -> None:
+        """Called before each step, for what it needs from the host; `number` steps are done."""
+
     def after_step(self, share: float) -> None:
         """Called after each update; `share` of all steps are done."""
 

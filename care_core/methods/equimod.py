@@ -67,5 +67,8 @@ class EquiMod(Method):
         terms = {**outcome.terms, "module": module.detach()}
         return Outcome(outcome.loss + self.own.weight * module, outcome.z1, outcome.z2, terms)
 
+    def before_step(self, number: int) -> None:
+        self.base.before_step(number)
+
     def after_step(self, share: float) -> None:
         self.base.after_step(share)

@@ -25,6 +25,7 @@ class MoCo(Method):
 
     queue: Tensor  #: (K, d) unit rows
     pointer: Tensor  #: 0-d int64: where the next keys go
+    order: Tensor  #: (B,) int64: in which order this step's keys are encoded, of all ranks
 
     def __init__(self, spec: PretrainSpec, world: World, own: objectives.MoCo) -> None:
         super().__init__(spec, world)
@@ -35,6 +36,8 @@ class MoCo(Method):
         )
         self.register_buffer("queue", F.normalize(rows, dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+        order = torch.arange(spec.training.batch_size)
+        self.register_buffer("order", order, persistent=False)
         self.fresh: Tensor | None = None  # this step's keys of all ranks, put in after the update
 
     def images(self, step: Step) -> list[Tensor]:
@@ -42,22 +45,29 @@ class MoCo(Method):
 
     def loss(self, features: list[Tensor], projected: list[Tensor], step: Step) -> Outcome:
         queries = models.unit(projected[0])
-        keys = self._keys(step.views[1], step.number)
+        keys = self._keys(step.views[1])
         self.fresh = self.world.stack(keys).flatten(0, 1)
         loss = losses.info_nce_queue(queries, keys, self.queue, self.own.temperature)
         share = self.fresh if self.spec.loss.negatives == "global" else keys
         return Outcome(loss, self.compared(queries), share, {"info_nce": loss.detach()})
 
+    @property
+    def _shuffled(self) -> bool:
+        bn = self.spec.bn
+        return self.own.shuffle_bn and not bn.sync and self.world.size * bn.replicas > 1
+
+    def before_step(self, number: int) -> None:
+        if self._shuffled:
+            source = draws.generator(self.spec.seed, "shuffle", number)
+            self.order.copy_(torch.randperm(len(self.order), generator=source), non_blocking=True)
+
     @torch.no_grad()
-    def _keys(self, view: Tensor, number: int) -> Tensor:
+    def _keys(self, view: Tensor) -> Tensor:
         """(B, d) unit keys of this rank's images, each encoded among any of the global batch."""
-        world, bn = self.world, self.spec.bn
-        if not self.own.shuffle_bn or bn.sync or world.size * bn.replicas == 1:
+        if not self._shuffled:
             return self._encode(view)
+        world, order = self.world, self.order
         everyone = world.stack(view).flatten(0, 1)
-        order = torch.randperm(
-            len(everyone), generator=draws.generator(self.spec.seed, "shuffle", number)
-        ).to(view.device, non_blocking=True)
         encoded = self._encode(everyone[order[world.share(len(order))]])
         shuffled = world.stack(encoded).flatten(0, 1)
         keys = torch.empty_like(shuffled)

@@ -52,7 +52,10 @@ class Launch(BaseModel):
         description="processes a rank that decode image files; default: cpus − 1, at least 1",
     )
     compile: Literal["off", "default", "max-autotune"] = Field(
-        "off", description="torch.compile of the networks; max-autotune: CUDA graphs on a GPU too"
+        "off", description="torch.compile of the networks"
+    )
+    cuda_graphs: bool = Field(
+        True, description="on one GPU, record the launches of a step once and play them back"
     )
     resize: bool = Field(
         False, description="go on from a checkpoint of another number of ranks; not bitwise"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from care_core.views.step import Step
 
@@ -33,11 +32,6 @@ class Beside:
             step = made(*given)
         present = torch.cuda.current_stream(self.device)
         present.wait_stream(self.stream)
-        for tensor in _tensors(step):
+        for tensor in step.tensors:
             tensor.record_stream(present)  # or its memory would be reused while it is still read
         return step
-
-
-def _tensors(step: Step) -> Iterable[Tensor]:
-    lone = (one for one in (step.plain, step.parameters) if one is not None)
-    return (*step.views, *step.pair, *lone)

@@ -22,7 +22,7 @@ from care_core.data.base import ImageSet
 from care_core.data.files import FileSet
 from care_core.distributed import World
 from care_core.spec import EquiMod, PretrainSpec
-from care_core.views import transform
+from care_core.views import resident, transform
 from care_core.views.beside import Beside
 from care_core.views.meter import Meter
 from care_core.views.step import Step
@@ -106,6 +106,9 @@ class Feed:
         self.skipped = images.skipped if isinstance(images, FileSet) else 0
         self.pixels = images.images.to(device) if isinstance(images, ImageSet) else None
         self.meter = None if isinstance(images, ImageSet) else Meter(device)
+        self.resident = None
+        if self.pixels is not None and resident.suits(spec, device):
+            self.resident = resident.Resident(spec, self.pixels, self.described)
         self.beside = Beside(device)
 
     def steps(self, first: int, last: int) -> Iterator[Step]:
@@ -131,51 +134,50 @@ class Feed:
     def _from_memory(self, number: int) -> Step:
         plan, spec = self.planner.at(number), self.spec
         assert self.pixels is not None
-        pixels = self.pixels[self._send(plan.images)]
-        height, width = pixels.shape[-2:]
+        height, width = self.pixels.shape[-2:]
         crops = [augment.boxes(u, height, width, spec.augment) for u in plan.views]
-        views = [
-            self._apply(pixels, augment.decide(u, spec.augment, box))
-            for u, box in zip(plan.views, crops, strict=True)
+        drawn = [
+            augment.decide(u, spec.augment, box) for u, box in zip(plan.views, crops, strict=True)
         ]
+        shared = self._shared(plan, height, width)
         side = torch.tensor([height, width, height, width])
+        described = self._describe(plan, torch.stack(crops) / side)
+        if self.resident:
+            made = self.resident.views(plan.images, plan.fed, drawn, shared)
+            return Step(number, *made, described)
+        pixels = self.pixels[self._send(plan.images)]
+        fed = pixels[self._send(plan.fed)]
         return Step(
             number,
-            views,
-            self._pair(pixels[self._send(plan.fed)], plan),
+            [self._apply(pixels, params) for params in drawn],
+            [self._apply(fed, params) for params in shared],
             self._plain(pixels) if self.described else None,
-            self._describe(plan, torch.stack(crops) / side),
+            described,
         )
 
     def _from_files(self, number: int, cropped: Tensor, centred: Tensor, fractions: Tensor) -> Step:
         plan, spec = self.planner.at(number), self.spec
         cropped, centred = self._send(cropped), self._send(centred)
+        fed = centred[self._send(plan.fed)] if self.described else centred
         return Step(
             number,
             [
                 self._apply(view, augment.decide(u, spec.augment, None))
                 for view, u in zip(cropped, plan.views, strict=True)
             ],
-            self._pair(centred[self._send(plan.fed)] if self.described else centred, plan),
+            [self._apply(fed, params) for params in self._shared(plan, *fed.shape[-2:])],
             self._plain(centred) if self.described else None,
             self._describe(plan, fractions),
         )
 
-    def _pair(self, pixels: Tensor, plan: Plan) -> list[Tensor]:
-        """CARE's views of images of one size: the crop is the same fraction of each."""
-        spec, (height, width) = self.spec, pixels.shape[-2:]
+    def _shared(self, plan: Plan, height: int, width: int) -> list[Params]:
+        """CARE's augmentations, of images of one size: the crop is the same fraction of each."""
+        spec = self.spec.augment
+        crop = self.spec.equivariance.crop
         return [
-            self._apply(
-                pixels,
-                augment.decide(
-                    u, spec.augment,
-                    augment.boxes(u, height, width, spec.augment)
-                    if spec.equivariance.crop
-                    else None,
-                ),
-            )
+            augment.decide(u, spec, augment.boxes(u, height, width, spec) if crop else None)
             for u in plan.pair
-        ]  # fmt: skip
+        ]
 
     def _apply(self, pixels: Tensor, params: Params) -> Tensor:
         mean, std = self.spec.data.normalization
