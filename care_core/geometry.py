@@ -156,6 +156,27 @@ def spread(f: Tensor) -> Spread:
     )
 
 
+class Plane(NamedTuple):
+    """The plane through the mean of some rows, along their first two principal components."""
+
+    mean: Tensor  #: (d,) float64
+    directions: Tensor  #: (d, 2) float64, orthonormal
+    share: float  #: of the rows' variance, within the plane; nan if they are one point
+
+    def coordinates(self, rows: Tensor) -> Tensor:
+        """(…, d) → (…, 2) float64: where rows lie within the plane."""
+        return (rows.double() - self.mean) @ self.directions
+
+
+def principal_plane(rows: Tensor) -> Plane:
+    """Of (n, d) rows, n ≥ 2 and d ≥ 2: the plane that keeps most of their variance."""
+    mean = rows.double().mean(dim=0)
+    _, values, directions = torch.linalg.svd(rows.double() - mean, full_matrices=False)
+    total = float(values.square().sum())
+    share = float(values[:2].square().sum()) / total if total > 0 else float("nan")
+    return Plane(mean, directions[:2].T, share)
+
+
 def held_out_error(f: Tensor, fa: Tensor) -> float:
     """‖F Rᵀ − F_a‖_F / √m on every other sample, for the rotation R fitted on the rest.
 

@@ -13,7 +13,7 @@ import torch
 from conftest import Project, tiny
 
 from care_core.files import read_json
-from care_core.measures import acting, colour, hue
+from care_core.measures import colour, embeddings, hue
 from care_core.models import Encoder
 
 LAYERS = ("backbone", "projection")
@@ -115,8 +115,8 @@ def test_large_pictures_are_kept_small_and_hues_are_measured_where_none_are_give
 
 
 def test_positions_are_even_over_a_set_that_is_sorted_by_class() -> None:
-    assert acting.evenly(7, 20).tolist() == list(range(7))
-    assert acting.evenly(100, 4).tolist() == [0, 25, 50, 75]
+    assert embeddings.evenly_spaced(7, 20).tolist() == list(range(7))
+    assert embeddings.evenly_spaced(100, 4).tolist() == [0, 25, 50, 75]
 
 
 def test_eval_measures_the_colour_and_the_composition_where_they_are_asked_for(

@@ -12,14 +12,14 @@ from conftest import tiny
 
 from care_core import models
 from care_core.files import read_json
-from care_core.measures import composing
+from care_core.measures import composition
 from care_core.models import Encoder
 
 
 def measure(encoder: Encoder, untrained: Encoder, folder: Path) -> dict[str, float]:
     train, test = digit_files.digits("train", 200), digit_files.digits("test", 100)
     spec = eyes.spec(composition={"pairs": 3, "images": 150})
-    return composing.measure(spec, encoder, untrained, train, test, folder)
+    return composition.measure(spec, encoder, untrained, train, test, folder)
 
 
 def test_shifts_of_the_hue_compose_where_they_are_rotations(tmp_path: Path) -> None:

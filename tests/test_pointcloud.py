@@ -22,7 +22,7 @@ from care_core import checkpoint, data, models, pretrain, probe
 from care_core.errors import Interrupted
 from care_core.files import read_json
 from care_core.interchange.export import export
-from care_core.measures import axes
+from care_core.measures import axis
 from care_core.spec import PretrainSpec, ProbeSpec
 from care_core.views.clouds import rotate
 
@@ -136,7 +136,7 @@ def test_an_axis_is_read_of_what_turns_and_guessed_of_what_does_not(
     encoder: Any = models.Encoder(cloudy().model)
     encoder.backbone, encoder.projector = Linear(turning), torch.nn.Identity()
     train, test = (data.load(cloudy().data, split, Path()) for split in ("train", "test"))
-    found = axes.measure(probe_of(cloudy(), "axis"), encoder, encoder, train, test, tmp_path)
+    found = axis.measure(probe_of(cloudy(), "axis"), encoder, encoder, train, test, tmp_path)
     layer = "projection"
     if turning:
         assert found["angle"][layer] < 15 and found["r2"][layer] > 0.8
@@ -151,13 +151,13 @@ def test_an_axis_is_the_direction_of_the_largest_spread_and_has_no_sign() -> Non
     turns = drawn(50).float()
     stretched = torch.randn(50, 200, 3) * torch.tensor([3.0, 1.0, 0.5])
     clouds = rotate(stretched, turns)
-    found = axes.principal_axis(clouds)
-    assert axes.angles(found, turns[:, :, 0].double()).median() < 6
-    there_and_back = axes.as_axes(axes.as_numbers(found))
-    torch.testing.assert_close(axes.angles(there_and_back, -found), torch.zeros(50).double(),
+    found = axis.principal_axis(clouds)
+    assert axis.angles(found, turns[:, :, 0].double()).median() < 6
+    there_and_back = axis.as_axes(axis.as_numbers(found))
+    torch.testing.assert_close(axis.angles(there_and_back, -found), torch.zeros(50).double(),
                                atol=1e-4, rtol=0)  # fmt: skip
     # distances of the six numbers are those of the matrices
-    one, other = axes.as_numbers(found)[:2]
+    one, other = axis.as_numbers(found)[:2]
     a, b = found[:2]
     assert float((one - other).norm()) == pytest.approx(
         float((a.outer(a) - b.outer(b)).norm()), abs=1e-9

@@ -294,7 +294,7 @@ def test_a_probe_in_train_mode_is_not_the_one_in_eval_mode_and_moves_no_other_me
 def test_a_probe_that_takes_long_shows_that_it_is_alive(
     tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probing._Pulse, "EVERY_S", 0.0)
+    monkeypatch.setattr(probing._Progress, "EVERY_S", 0.0)
     probe(probe_spec(tiny(), probe={"folds": 2}), tmp_path, trained, threads=1)
     progress = read_json(tmp_path / "progress.json")
     assert progress["epochs"] == 30 * 2 * 2  # of a classifier, seeds, folds

@@ -14,7 +14,7 @@ import torch
 
 from care_core import augment, draws
 from care_core.files import read_json
-from care_core.measures import acting, shape
+from care_core.measures import embeddings, shape
 
 
 def test_an_encoder_that_turns_with_the_hue_is_found_to_rotate(tmp_path: Path) -> None:
@@ -107,12 +107,12 @@ def test_more_augmentations_begin_with_the_same_ones(tmp_path: Path) -> None:
 
 def test_augmentations_of_a_chain_act_one_after_the_other() -> None:
     spec, images = eyes.spec(), digit_files.digits("test", 40).images
-    a, b = acting.turned(1, 0.1), acting.turned(1, 0.25)
-    both = acting.embed(spec, eyes.Circle(), images, a, b).projection
-    once = acting.embed(spec, eyes.Circle(), images, acting.turned(1, 0.35)).projection
+    a, b = embeddings.hue_shift(1, 0.1), embeddings.hue_shift(1, 0.25)
+    both = embeddings.embed(spec, eyes.Circle(), images, a, b).projection
+    once = embeddings.embed(spec, eyes.Circle(), images, embeddings.hue_shift(1, 0.35)).projection
     torch.testing.assert_close(both, once, atol=0.02, rtol=0)
-    first = acting.moved(spec, images, a)
-    torch.testing.assert_close(acting.embed(spec, eyes.Circle(), first, b).projection, both)
+    first = embeddings.augmented_pixels(spec, images, a)
+    torch.testing.assert_close(embeddings.embed(spec, eyes.Circle(), first, b).projection, both)
 
 
 def test_a_row_an_image_acts_on_each_by_itself_in_whatever_batches(
@@ -122,19 +122,31 @@ def test_a_row_an_image_acts_on_each_by_itself_in_whatever_batches(
     drawn = augment.sample(40, 16, 16, spec.augment, draws.generator(0, "test"))
     singly = torch.cat(
         [
-            acting.embed(spec, eyes.Circle(), images[[n]], drawn.rows(slice(n, n + 1))).projection
+            embeddings.embed(
+                spec, eyes.Circle(), images[[n]], drawn.rows(slice(n, n + 1))
+            ).projection
             for n in range(40)
         ]
     )
     for batch in (512, 7):
-        monkeypatch.setattr(acting, "pass_size", lambda *_, batch=batch: batch)
-        found = acting.embed(spec, eyes.Circle(), images, drawn).projection
+        monkeypatch.setattr(embeddings, "pass_size", lambda *_, batch=batch: batch)
+        found = embeddings.embed(spec, eyes.Circle(), images, drawn).projection
         torch.testing.assert_close(found, singly, atol=1e-3, rtol=0)
 
 
 def test_a_shift_of_the_hue_alone_leaves_a_digit_but_for_its_hue() -> None:
     spec, images = eyes.spec(), digit_files.digits("test", 20).images
-    assert int((acting.moved(spec, images, acting.turned(1)).int() - images.int()).abs().max()) <= 1
-    shifted = acting.moved(spec, images, acting.turned(1, -0.7))
-    again = acting.moved(spec, images, acting.turned(1, 0.3))
+    assert (
+        int(
+            (
+                embeddings.augmented_pixels(spec, images, embeddings.hue_shift(1)).int()
+                - images.int()
+            )
+            .abs()
+            .max()
+        )
+        <= 1
+    )
+    shifted = embeddings.augmented_pixels(spec, images, embeddings.hue_shift(1, -0.7))
+    again = embeddings.augmented_pixels(spec, images, embeddings.hue_shift(1, 0.3))
     assert torch.equal(shifted, again) and not torch.equal(shifted, images)

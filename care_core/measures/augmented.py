@@ -19,6 +19,7 @@ from care_core.augment import Params
 from care_core.data import workers
 from care_core.data.base import ImageSet
 from care_core.data.files import FileSet, crop
+from care_core.measures.embeddings import augmented_inputs
 from care_core.measures.features import Features, encode, frozen, plain
 from care_core.models import Encoder
 from care_core.spec import Augment, ProbeSpec
@@ -42,7 +43,7 @@ class Augmented:
         self.augment = protocol(self.linear.augmentation, spec.augment)
         self.drift = self.linear.backbone == "train"
         self.encoder = copy.deepcopy(encoder) if self.drift else encoder
-        self.train, self.asked, self.seed = train, test, seed
+        self.train, self.test_of, self.seed = train, test, seed
         self.decoders = workers.cores() if decoders is None else decoders
         self.device = next(encoder.parameters()).device
         self.pixels: Tensor | None = None  # of images in memory, on the device
@@ -63,7 +64,7 @@ class Augmented:
                 yield features, self.labels[index.to(self.device)]
 
     def test(self) -> Features:
-        return self.asked(self.encoder)
+        return self.test_of(self.encoder)
 
     def _inputs(self, epoch: int, rows: Sequence[Tensor]) -> Iterator[Tensor]:
         """An epoch's batches as the encoder takes them."""
@@ -76,20 +77,15 @@ class Augmented:
         if self.pixels is not None:
             for step, index in enumerate(rows):
                 pixels = self.pixels[index.to(self.device)]
-                yield self._apply(pixels, drawn.params(step, pixels.shape[-2:]))
+                params = drawn.params(step, pixels.shape[-2:])
+                yield augmented_inputs(self.spec, pixels, params)
             return
         assert isinstance(self.train, FileSet)
         cropped = _Cropped(self.train, drawn)
         with workers.loader(cropped, range(len(rows)), self.decoders) as found:
             for step, pixels in enumerate(found):
-                yield self._apply(pixels.to(self.device, non_blocking=True), drawn.params(step))
-
-    def _apply(self, pixels: Tensor, params: Params) -> Tensor:
-        mean, std = self.spec.normalization
-        return augment.apply(
-            pixels, params, size=self.spec.image_size,
-            blur_kernel=self.spec.augment.blur_kernel, mean=mean, std=std,
-        )  # fmt: skip
+                here = pixels.to(self.device, non_blocking=True)
+                yield augmented_inputs(self.spec, here, drawn.params(step))
 
 
 def protocol(name: str, spec: Augment) -> Augment | None:

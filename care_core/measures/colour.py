@@ -18,7 +18,8 @@ from torch import Tensor
 
 from care_core.data.base import resized
 from care_core.files import write_bytes, write_json
-from care_core.measures import acting, hue, pairs, retrieval
+from care_core.measures import embeddings, hue, pairs, retrieval
+from care_core.measures.embeddings import rounded
 from care_core.measures.features import Features
 from care_core.measures.retrieval import Neighbours
 from care_core.models import Encoder
@@ -34,8 +35,8 @@ _DEFINITE = 0.5
 _THUMBNAIL = 64
 
 
-class _Some(NamedTuple):
-    """Images of a set, with what is known of their hue; all but positions on the device."""
+class _Sample(NamedTuple):
+    """Some images of a set, with what is known of their hue; all but positions on the device."""
 
     positions: Tensor  #: (n,) in the set
     pixels: Tensor  #: (n, 3, S, S) uint8
@@ -59,76 +60,76 @@ def measure(
     Per parameter and query they go to artifacts/colour.json, pictures to artifacts/colour.npz.
     """
     settings = spec.probe.colour
-    asked = _some(test, settings.images, encoder, decoders)
-    known = _some(train, settings.pairs, encoder, decoders)
-    f, seen = (acting.embed(spec, encoder, part.pixels) for part in (asked, known))
-    found = _neighbours(spec, encoder, asked, f)
+    queries = _sample(test, settings.images, encoder, decoders)
+    known = _sample(train, settings.pairs, encoder, decoders)
+    f, f_known = (embeddings.embed(spec, encoder, part.pixels) for part in (queries, known))
+    found = _neighbours(spec, encoder, queries, f)
     layers = {
         layer: {
             **retrieval.judge(
-                found[layer], asked.labels, asked.hues, asked.definite, settings.hue_shift
+                found[layer], queries.labels, queries.hues, queries.definite, settings.hue_shift
             ),
-            "hue_r2": _hue_r2(known, asked, getattr(seen, layer), getattr(f, layer)),
+            "hue_r2": _hue_r2(known, getattr(f_known, layer), queries, getattr(f, layer)),
         }
         for layer in Features._fields
     }
-    few = acting.evenly(len(f.backbone), settings.pairs).to(f.backbone.device)
-    plain = (seen, Features(*(rows[few] for rows in f)))
-    read = pairs.read(spec, encoder, known.pixels, asked.pixels[few], plain)
+    few = embeddings.evenly_spaced(len(f.backbone), settings.pairs).to(f.backbone.device)
+    unaugmented = (f_known, Features(*(rows[few] for rows in f)))
+    read = pairs.read(spec, encoder, known.pixels, queries.pixels[few], unaugmented)
 
-    chance = retrieval.hue_gap_by_chance(asked.hues[asked.definite], settings.hue_shift)
-    shown = _shown(asked, settings.queries)
+    chance = retrieval.hue_gap_by_chance(queries.hues[queries.definite], settings.hue_shift)
+    shown = _shown(queries, settings.queries)
     folder = run_dir / "artifacts"
     write_json(
         folder / "colour.json",
         {
-            "images": len(asked.pixels),
+            "images": len(queries.pixels),
             "pairs": {"fitted": len(known.pixels), "read": len(few)},
             "hue_shift": settings.hue_shift,
             "hues": "measured" if test.hues is None else "given",
             "hue_gap_chance": chance,
             "layers": layers,
             "regression": read,
-            "queries": [_told(asked, found, int(row)) for row in shown],
+            "queries": [_describe(queries, found, int(row)) for row in shown],
         },
         durable=False,
     )
-    write_bytes(folder / "colour.npz", _pictures(spec, asked, found, shown), durable=False)
+    write_bytes(folder / "colour.npz", _pictures(spec, queries, found, shown), durable=False)
     return {**_flat(layers, read), "hue_gap_chance": chance}
 
 
-def _some(images: Images, most: int, encoder: Encoder, decoders: int | None) -> _Some:
-    positions = acting.evenly(len(images), most)
+def _sample(images: Images, most: int, encoder: Encoder, decoders: int | None) -> _Sample:
+    """At most so many images of a set, evenly over it."""
+    positions = embeddings.evenly_spaced(len(images), most)
     chosen = images.take(positions)
-    pixels = acting.pixels_of(chosen, encoder, decoders)
+    pixels = embeddings.load_pixels(chosen, encoder, decoders)
     hues, certainty = hue.of(pixels)
     definite = certainty >= _DEFINITE
     if chosen.hues is not None:
         hues, definite = chosen.hues.to(pixels.device), definite | True
-    return _Some(positions, pixels, chosen.labels.to(pixels.device), hues, definite)
+    return _Sample(positions, pixels, chosen.labels.to(pixels.device), hues, definite)
 
 
 def _neighbours(
-    spec: ProbeSpec, encoder: Encoder, asked: _Some, f: Features
+    spec: ProbeSpec, encoder: Encoder, queries: _Sample, f: Features
 ) -> dict[str, Neighbours]:
-    """By layer, of all images."""
+    """By layer, of all queries among themselves."""
     settings = spec.probe.colour
-    moved = acting.embed(spec, encoder, asked.pixels, acting.turned(1, settings.hue_shift))
-    k = min(settings.neighbours, len(asked.pixels) - 1)
+    shift = embeddings.hue_shift(1, settings.hue_shift)
+    fa = embeddings.embed(spec, encoder, queries.pixels, shift)
+    k = min(settings.neighbours, len(queries.pixels) - 1)
     return {
-        layer: Neighbours(
-            *(retrieval.nearest(getattr(queries, layer), bank, k) for queries in (f, moved))
-        )
+        layer: Neighbours(*(retrieval.nearest(getattr(part, layer), bank, k) for part in (f, fa)))
         for layer, bank in f._asdict().items()
     }
 
 
-def _hue_r2(known: _Some, asked: _Some, x: Tensor, y: Tensor) -> float:
+def _hue_r2(train: _Sample, x_train: Tensor, test: _Sample, x_test: Tensor) -> float:
     """Of images that have a hue; nan where there are none."""
-    a, b = known.definite, asked.definite
+    a, b = train.definite, test.definite
     if min(int(a.sum()), int(b.sum())) < 2:
         return float("nan")
-    return hue.r2(x[a], known.hues[a].cpu(), y[b], asked.hues[b].cpu())
+    return hue.r2(x_train[a], train.hues[a].cpu(), x_test[b], test.hues[b].cpu())
 
 
 def _flat(layers: dict[str, dict[str, float]], read: pairs.Read) -> dict[str, float]:
@@ -145,32 +146,32 @@ def _flat(layers: dict[str, dict[str, float]], read: pairs.Read) -> dict[str, fl
     return found
 
 
-def _shown(asked: _Some, most: int) -> Tensor:
+def _shown(queries: _Sample, most: int) -> Tensor:
     """Rows of the images whose neighbours are shown: of those with a hue, where there are any."""
-    rows = asked.definite.nonzero()[:, 0]
+    rows = queries.definite.nonzero()[:, 0]
     if not len(rows):
-        rows = torch.arange(len(asked.pixels), device=rows.device)
-    return rows[acting.evenly(len(rows), most).to(rows.device)]
+        rows = torch.arange(len(queries.pixels), device=rows.device)
+    return rows[embeddings.evenly_spaced(len(rows), most).to(rows.device)]
 
 
-def _told(asked: _Some, found: dict[str, Neighbours], row: int) -> dict[str, Any]:
+def _describe(queries: _Sample, found: dict[str, Neighbours], row: int) -> dict[str, Any]:
     """One query and its neighbours, by their positions in the test set."""
 
-    def described(rows: Tensor) -> dict[str, Any]:
+    def neighbours(rows: Tensor) -> dict[str, Any]:
         return {
-            "positions": asked.positions[rows.cpu()].tolist(),
-            "labels": asked.labels[rows].tolist(),
-            "hues": [round(value, 5) for value in asked.hues[rows].tolist()],
+            "positions": queries.positions[rows.cpu()].tolist(),
+            "labels": queries.labels[rows].tolist(),
+            "hues": rounded(queries.hues[rows]),
         }
 
     return {
-        "position": int(asked.positions[row]),
-        "label": int(asked.labels[row]),
-        "hue": round(float(asked.hues[row]), 5),
+        "position": int(queries.positions[row]),
+        "label": int(queries.labels[row]),
+        "hue": round(float(queries.hues[row]), 5),
         **{
             layer: {
-                "still": described(both.still[row]),
-                "moved": described(both.moved[row]),
+                "still": neighbours(both.still[row]),
+                "moved": neighbours(both.moved[row]),
                 "agreement": float(retrieval.overlap(both.still[[row]], both.moved[[row]])),
             }
             for layer, both in found.items()
@@ -178,19 +179,22 @@ def _told(asked: _Some, found: dict[str, Neighbours], row: int) -> dict[str, Any
     }
 
 
-def _pictures(spec: ProbeSpec, asked: _Some, found: dict[str, Neighbours], shown: Tensor) -> bytes:
+def _pictures(
+    spec: ProbeSpec, queries: _Sample, found: dict[str, Neighbours], shown: Tensor
+) -> bytes:
     """An .npz of uint8 arrays (q, S, S, 3) of queries and (q, k, S, S, 3) of their neighbours."""
     size = min(spec.image_size, _THUMBNAIL)
 
     def thumbnails(pixels: Tensor) -> Any:
         return resized(pixels, size).permute(0, 2, 3, 1).cpu().numpy()
 
-    queries = asked.pixels[shown]
-    shifted = acting.moved(spec, queries, acting.turned(1, spec.probe.colour.hue_shift))
-    arrays = {"query": thumbnails(queries), "moved": thumbnails(shifted)}
+    pixels = queries.pixels[shown]
+    shift = embeddings.hue_shift(1, spec.probe.colour.hue_shift)
+    shifted = embeddings.augmented_pixels(spec, pixels, shift)
+    arrays = {"query": thumbnails(pixels), "moved": thumbnails(shifted)}
     for layer, both in found.items():
         for name, rows in both._asdict().items():
-            flat = thumbnails(asked.pixels[rows[shown].flatten()])
+            flat = thumbnails(queries.pixels[rows[shown].flatten()])
             arrays[f"{layer}_{name}"] = flat.reshape(len(shown), -1, size, size, 3)
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from care_core.measures.regression import ridge_guess
+from care_core.measures.regression import r_squared, ridge_predict
 
 #: Images that are looked at together.
 _PART = 64
@@ -16,16 +16,18 @@ _PART = 64
 _GREY = 0.02
 
 
-def r2(x: Tensor, hues: Tensor, y: Tensor, truth: Tensor, ridge: float = 1e-3) -> float:
+def r2(
+    x_train: Tensor, hues_train: Tensor, x_test: Tensor, hues_test: Tensor, ridge: float = 1e-3
+) -> float:
     """R² of a ridge regression of the hue, as a point on the circle, from standardised features.
 
     Args:
-        x, y: (N, n) and (M, n) features to fit and to read; hues, truth: their hues in turns.
+        x_train, x_test: (N, n) and (M, n) features to fit and to read.
+        hues_train, hues_test: (N,) and (M,) hues in turns, on the CPU.
         ridge: penalty, as a share of the number of rows.
     """
-    goal = circle(truth)
-    residual = (goal - ridge_guess(x, circle(hues), y, ridge)).square().sum()
-    return float(1 - residual / (goal - goal.mean(dim=0)).square().sum())
+    predicted = ridge_predict(x_train, circle(hues_train), x_test, ridge)
+    return r_squared(circle(hues_test), predicted)
 
 
 def circle(hues: Tensor) -> Tensor:

@@ -65,15 +65,15 @@ def check(
     precision = spec.training.precision
     if precision == "fp16" and next(encoder.parameters()).device.type == "cpu":
         precision = "bf16"  # a CPU has no products of fp16
-    known, asked = (
+    bank_features, query_features = (
         extract(
             encoder, images, spec.data.normalization, precision=precision,
             drift=train_mode, decoders=spec.launch.decoders,
         ).backbone
         for images in (bank, queries)
     )  # fmt: skip
-    guess = predict(
-        known, bank.labels, asked, k=spec.monitor.k, temperature=spec.monitor.temperature,
-        classes=bank.classes,
+    predicted = predict(
+        bank_features, bank.labels, query_features,
+        k=spec.monitor.k, temperature=spec.monitor.temperature, classes=bank.classes,
     )  # fmt: skip
-    return 100 * float((guess.cpu() == queries.labels).float().mean())
+    return 100 * float((predicted.cpu() == queries.labels).float().mean())

@@ -39,10 +39,10 @@ class Stored:
     """Features that were computed once: the backbone is in eval mode and nothing is augmented."""
 
     def __init__(
-        self, known: Features, labels: Tensor, asked: Features, *, seed: int, batch_size: int
+        self, train: Features, labels: Tensor, test: Features, *, seed: int, batch_size: int
     ) -> None:
-        self.known, self.asked = known, asked
-        self.labels = labels.to(known.backbone.device)
+        self.train_features, self.test_features = train, test
+        self.labels = labels.to(train.backbone.device)
         self.seed, self.batch_size = seed, batch_size
 
     @property
@@ -53,11 +53,11 @@ class Stored:
         order = draws.epoch_order(self.seed, number, len(self.labels)).to(self.labels.device)
         for rows in order.split(self.batch_size):
             # index_select: four times as fast on a CPU as an index in brackets
-            features = Features(*(layer.index_select(0, rows) for layer in self.known))
+            features = Features(*(layer.index_select(0, rows) for layer in self.train_features))
             yield features, self.labels.index_select(0, rows)
 
     def test(self) -> Features:
-        return self.asked
+        return self.test_features
 
 
 class Score(NamedTuple):
@@ -76,7 +76,7 @@ def classify(
     spec: LinearProbe,
     seed: int,
     source: Source,
-    truth: Tensor,
+    test_labels: Tensor,
     classes: int,
     tick: Callable[[int], None] = lambda epoch: None,
 ) -> dict[str, Score]:
@@ -84,19 +84,19 @@ def classify(
 
     Args:
         seed: of the classifiers' first weights; the source has its own draws by the same seed.
-        truth: (M,) labels of the test images.
+        test_labels: (M,) of the source's test images.
         tick: called after each step, with the number of whole epochs done.
 
     Returns:
         A score by layer's name.
     """
-    asked = source.test()
-    truth = truth.to(asked.backbone.device)
+    test = source.test()
+    test_labels = test_labels.to(test.backbone.device)
     with seeded(seed, "classifier"):
-        heads = nn.ModuleList(nn.Linear(layer.shape[1], classes) for layer in asked)
-    heads.to(truth.device)
+        heads = nn.ModuleList(nn.Linear(layer.shape[1], classes) for layer in test)
+    heads.to(test_labels.device)
     optimizer = build_optimizer(spec.optimizer, heads)
-    read: list[list[float]] = []
+    accuracies: list[list[float]] = []  # of each epoch that is read, by layer
     for epoch in range(spec.epochs):
         for step, (features, labels) in enumerate(source.epoch(epoch)):
             rate = learning_rate(
@@ -110,21 +110,21 @@ def classify(
             optimizer.step()
             tick(epoch)
         if spec.report == "best" or epoch + 1 == spec.epochs:
-            read.append(_read(heads, source.test(), truth))
-    best = [max(layer) for layer in zip(*read, strict=True)]
+            accuracies.append(_accuracies(heads, source.test(), test_labels))
+    best = [max(layer) for layer in zip(*accuracies, strict=True)]
     return {
         name: Score(last, high if spec.report == "best" else None)
-        for name, last, high in zip(Features._fields, read[-1], best, strict=True)
+        for name, last, high in zip(Features._fields, accuracies[-1], best, strict=True)
     }
 
 
 @torch.no_grad()
-def _read(heads: nn.ModuleList, asked: Features, truth: Tensor) -> list[float]:
+def _accuracies(heads: nn.ModuleList, test: Features, labels: Tensor) -> list[float]:
     return [
-        accuracy(head(layer).argmax(dim=1), truth) for head, layer in zip(heads, asked, strict=True)
+        accuracy(head(layer).argmax(dim=1), labels) for head, layer in zip(heads, test, strict=True)
     ]
 
 
-def accuracy(guess: Tensor, truth: Tensor) -> float:
-    """Per cent of guesses that are true."""
-    return 100 * float((guess == truth).double().mean())
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Per cent of (M,) predicted classes that are right."""
+    return 100 * float((predicted == labels).double().mean())

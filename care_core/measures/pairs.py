@@ -15,7 +15,7 @@ from torch import Tensor
 from care_core import augment, draws
 from care_core.augment import Params
 from care_core.augment.jitter import HUE
-from care_core.measures import acting, hue, regression
+from care_core.measures import embeddings, hue, regression
 from care_core.measures.features import Features
 from care_core.models import Encoder
 from care_core.spec import Augment, ProbeSpec
@@ -33,8 +33,8 @@ class _Kind(NamedTuple):
 
 
 def read(
-    spec: ProbeSpec, encoder: Encoder, known: Tensor, asked: Tensor,
-    plain: tuple[Features, Features],
+    spec: ProbeSpec, encoder: Encoder, train: Tensor, test: Tensor,
+    unaugmented: tuple[Features, Features],
 ) -> Read:  # fmt: skip
     """R² on images that were not fitted, of the spec's crops, colour jitters and shifts of the hue.
 
@@ -43,8 +43,8 @@ def read(
     and an augmentation of which all are.
 
     Args:
-        known, asked: (N, 3, S, S) and (M, 3, S, S) uint8 images to fit and to read.
-        plain: their embeddings.
+        train, test: (N, 3, S, S) and (M, 3, S, S) uint8 images to fit and to read.
+        unaugmented: their embeddings as they are.
     """
     found: Read = {}
     for kind in _kinds(spec.augment, spec.image_size):
@@ -53,32 +53,31 @@ def read(
                 len(pixels), spec.image_size, spec.image_size, kind.spec,
                 draws.generator(0, "pairs", kind.name, role),
             )
-            for pixels, role in ((known, "known"), (asked, "asked"))
+            for pixels, role in ((train, "known"), (test, "asked"))  # the roles seed the draws
         ]  # fmt: skip
-        targets, truths = (kind.parameters(params) for params in drawn)
-        targets = {name: part for name, part in targets.items() if _varies(part)}
-        truths = {name: truths[name] for name in targets}
-        if not targets:
+        y_train, y_test = (kind.parameters(params) for params in drawn)
+        y_train = {name: columns for name, columns in y_train.items() if _varies(columns)}
+        if not y_train:
             continue
-        moved = [
-            acting.embed(spec, encoder, pixels, params)
-            for pixels, params in zip((known, asked), drawn, strict=True)
+        augmented = [
+            embeddings.embed(spec, encoder, pixels, params)
+            for pixels, params in zip((train, test), drawn, strict=True)
         ]
         found[kind.name] = {}
         for layer in Features._fields:
-            x, y = (
+            x_train, x_test = (
                 _joined(getattr(before, layer), getattr(after, layer))
-                for before, after in zip(plain, moved, strict=True)
+                for before, after in zip(unaugmented, augmented, strict=True)
             )
-            found[kind.name][layer] = _readings(x, y, targets, truths)
+            found[kind.name][layer] = _readings(x_train, y_train, x_test, y_test)
     return found
 
 
 def _readings(
-    x: Tensor, y: Tensor, targets: dict[str, Tensor], truths: dict[str, Tensor]
+    x_train: Tensor, y_train: dict[str, Tensor], x_test: Tensor, y_test: dict[str, Tensor]
 ) -> dict[str, dict[str, float]]:
     return {
-        name: regression.r2(x, targets, y, truths, products=products)
+        name: regression.r2(x_train, y_train, x_test, y_test, products=products)
         for name, products in (("linear", False), ("products", True))
     }
 
@@ -104,11 +103,11 @@ def _kinds(spec: Augment, size: int) -> Iterator[_Kind]:
 
     if spec.jitter > 0:
         alone = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
-        yield _Kind("hue_shift", acting.only(spec, jitter=1.0, **alone), shift)
+        yield _Kind("hue_shift", embeddings.restricted(spec, jitter=1.0, **alone), shift)
     wide = {"crop_scale": spec.crop_scale, "crop_ratio": spec.crop_ratio}
-    yield _Kind("crop", acting.only(spec, **wide), crop)
+    yield _Kind("crop", embeddings.restricted(spec, **wide), crop)
     if spec.jitter > 0:
-        yield _Kind("jitter", acting.only(spec, jitter=1.0), jitter)
+        yield _Kind("jitter", embeddings.restricted(spec, jitter=1.0), jitter)
 
 
 def _varies(columns: Tensor) -> bool:

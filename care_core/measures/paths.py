@@ -10,7 +10,8 @@ from torch import Tensor
 
 from care_core.augment import Params
 from care_core.augment.jitter import BRIGHTNESS
-from care_core.measures import acting
+from care_core.measures import embeddings
+from care_core.measures.embeddings import rounded
 from care_core.models import Encoder
 from care_core.spec import ProbeSpec
 
@@ -30,14 +31,14 @@ def follow(spec: ProbeSpec, encoder: Encoder, pixels: Tensor) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, unit, value, params in _paths(spec, strength):
         repeated = pixels.repeat(len(strength), 1, 1, 1)
-        f = acting.embed(spec, encoder, repeated, params).projection
+        f = embeddings.embed(spec, encoder, repeated, params).projection
         f = f.view(len(strength), len(pixels), -1)
         found[name] = {
             "unit": unit,
-            "strength": _brief(strength),
-            "value": _brief(value),
-            "displacement": _brief((f - f[0]).norm(dim=2).mean(dim=1)),
-            "angles": [_brief(row) for row in angles(f).T] if f.shape[2] == 2 else None,
+            "strength": rounded(strength),
+            "value": rounded(value),
+            "displacement": rounded((f - f[0]).norm(dim=2).mean(dim=1)),
+            "angles": rounded(angles(f).T) if f.shape[2] == 2 else None,
         }
     return found
 
@@ -55,12 +56,12 @@ def _paths(spec: ProbeSpec, strength: Tensor) -> Iterator[tuple[str, str, Tensor
     brightness (a brighter one would be cut off at white).
     """
     count, size = len(strength), spec.image_size
-    yield "hue", "turns", strength, acting.turned(count, strength)
+    yield "hue", "turns", strength, embeddings.hue_shift(count, strength)
 
     area = 1 - strength * (1 - spec.augment.crop_scale[0])
     side = (area.sqrt() * size).round().clamp(min=1).long()
     start = (size - side) // 2
-    still = acting.turned(count)
+    still = embeddings.hue_shift(count)
     yield (
         "crop",
         "share of the area",
@@ -74,7 +75,3 @@ def _paths(spec: ProbeSpec, strength: Tensor) -> Iterator[tuple[str, str, Tensor
     factors = still.factors.clone()
     factors[:, BRIGHTNESS] = dark
     yield "brightness", "factor", dark, still._replace(factors=factors)
-
-
-def _brief(values: Tensor) -> list[float]:
-    return [round(value, 5) for value in values.tolist()]

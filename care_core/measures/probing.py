@@ -21,7 +21,7 @@ from care_core.data.files import FileSet
 from care_core.device import set_up
 from care_core.errors import CheckpointError, Interrupted, SpecError
 from care_core.files import read_json, write_json
-from care_core.measures import axes, colour, composing, hue, knn, shape
+from care_core.measures import axis, colour, composition, hue, knn, shape
 from care_core.measures.augmented import Augmented
 from care_core.measures.features import Features, extract
 from care_core.measures.linear import Score, Source, Stored, accuracy, classify
@@ -67,10 +67,10 @@ def probe(
     encoder = load_encoder(checkpoint_path, place)
     untrained = functools.partial(load_encoder, checkpoint_path, place, trained=False)
     train = data.load(spec.data, "train", data_dir, spec.image_size, say)
-    pulse = _Pulse(run_dir, spec, stop)
+    progress = _Progress(run_dir, spec, stop)
     folds = (
-        _Fold(spec, encoder, untrained, known, asked, pulse, decoders, say)
-        for known, asked in _splits(spec, train, data_dir, say)
+        _Fold(spec, encoder, untrained, learn, measure, progress, decoders, say)
+        for learn, measure in _splits(spec, train, data_dir, say)
     )  # one at a time: each holds its features
     result = _summary(spec, folds)
     result["seconds"] = round(time.monotonic() - started, 3)
@@ -116,7 +116,7 @@ def _splits(
         yield train.take((~held).nonzero()[:, 0]), train.take(held.nonzero()[:, 0])
 
 
-class _Pulse:
+class _Progress:
     """Says in progress.json, now and then, that the probe is alive and how far its classifiers are.
 
     It ends the probe where that is asked to stop. Epochs are counted over all classifier seeds and
@@ -131,7 +131,7 @@ class _Pulse:
         self.before, self.epochs = 0, linear.epochs * seeds * max(1, spec.probe.folds)
         self.last = time.monotonic()
 
-    def beat(self, epoch: int = 0) -> None:
+    def update(self, epoch: int = 0) -> None:
         """Called as often as one likes, `epoch` of the present classifier being done."""
         if self.stop():
             raise Interrupted("stopped on request; an evaluation begins again")
@@ -149,19 +149,19 @@ class _Fold:
 
     def __init__(
         self, spec: ProbeSpec, encoder: Encoder, untrained: Callable[[], Encoder], train: Images,
-        test: Images, pulse: _Pulse, decoders: int | None, say: Callable[[str], None],
+        test: Images, progress: _Progress, decoders: int | None, say: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.spec, self.encoder, self.untrained = spec, encoder, untrained
         self.train, self.test = train, test
-        self.pulse, self.decoders, self.say = pulse, decoders, say
+        self.progress, self.decoders, self.say = progress, decoders, say
 
     @functools.cached_property
-    def known(self) -> Features:
+    def train_features(self) -> Features:
         self.say(f"features of {len(self.train)} training images")
         return self._extract(self.encoder, self.train)
 
     @functools.cached_property
-    def asked(self) -> Features:
+    def test_features(self) -> Features:
         self.say(f"features of {len(self.test)} images to measure on")
         return self._extract(self.encoder, self.test)
 
@@ -177,24 +177,24 @@ class _Fold:
         if "geometry" in self.spec.kinds:
             self.say("geometry")
             found["geometry"] = shape.measure(
-                self.spec, self.encoder, self.test, self.pulse.run_dir, self.decoders
+                self.spec, self.encoder, self.test, self.progress.run_dir, self.decoders
             )
         if "colour" in self.spec.kinds:
             self.say("colour: neighbours, and regression from pairs of embeddings")
             found["colour"] = colour.measure(
-                self.spec, self.encoder, self.train, self.test, self.pulse.run_dir, self.decoders
+                self.spec, self.encoder, self.train, self.test, self.progress.run_dir, self.decoders
             )
         if "composition" in self.spec.kinds:
             self.say("composition of rotations")
-            found["composition"] = composing.measure(
+            found["composition"] = composition.measure(
                 self.spec, self.encoder, self.untrained(), self.train, self.test,
-                self.pulse.run_dir, self.decoders,
+                self.progress.run_dir, self.decoders,
             )  # fmt: skip
         if "axis" in self.spec.kinds:
             self.say("principal axes of turned clouds")
-            found["axis"] = axes.measure(
+            found["axis"] = axis.measure(
                 self.spec, self.encoder, self.untrained(), self.train, self.test,
-                self.pulse.run_dir,
+                self.progress.run_dir,
             )  # fmt: skip
         return found
 
@@ -207,10 +207,10 @@ class _Fold:
             self.say(f"linear probe, seed {seed}")
             scores.append(
                 classify(
-                    linear, seed, source, self.test.labels, self.train.classes, self.pulse.beat
+                    linear, seed, source, self.test.labels, self.train.classes, self.progress.update
                 )
             )
-            self.pulse.before += linear.epochs
+            self.progress.before += linear.epochs
         layers = Features._fields
         found = {"linear": {name: [s[name].reported for s in scores] for name in layers}}
         if linear.report == "best":
@@ -221,38 +221,51 @@ class _Fold:
         linear = self.spec.probe.linear
         if linear.augmentation == "none" and linear.backbone == "eval":
             return Stored(
-                self.known, self.train.labels, self.asked, seed=seed, batch_size=linear.batch_size
+                self.train_features,
+                self.train.labels,
+                self.test_features,
+                seed=seed,
+                batch_size=linear.batch_size,
             )
         return Augmented(
-            self.spec, self.encoder, self.train, self._asked_of, seed=seed, decoders=self.decoders
+            self.spec,
+            self.encoder,
+            self.train,
+            self._test_features_of,
+            seed=seed,
+            decoders=self.decoders,
         )
 
-    def _asked_of(self, encoder: Encoder) -> Features:
+    def _test_features_of(self, encoder: Encoder) -> Features:
         if encoder is self.encoder:
-            return self.asked
+            return self.test_features
         return self._extract(encoder, self.test)
 
     def _extract(self, encoder: Encoder, images: Images) -> Features:
         return extract(
             encoder, images, self.spec.normalization, precision=self.spec.probe.precision,
-            decoders=self.decoders, tick=self.pulse.beat,
+            decoders=self.decoders, tick=self.progress.update,
         )  # fmt: skip
 
     def _knn(self) -> dict[str, float]:
         settings, found = self.spec.probe.knn, {}
-        for name, bank, queries in zip(Features._fields, self.known, self.asked, strict=True):
-            guess = knn.predict(
+        for name, bank, queries in zip(
+            Features._fields, self.train_features, self.test_features, strict=True
+        ):
+            predicted = knn.predict(
                 bank, self.train.labels, queries, k=settings.k, temperature=settings.temperature,
                 classes=self.train.classes,
             )  # fmt: skip
-            found[name] = accuracy(guess.cpu(), self.test.labels)
+            found[name] = accuracy(predicted.cpu(), self.test.labels)
         return found
 
     def _hue_r2(self) -> dict[str, float]:
         assert self.train.hues is not None and self.test.hues is not None
         return {
             name: hue.r2(x, self.train.hues, y, self.test.hues)
-            for name, x, y in zip(Features._fields, self.known, self.asked, strict=True)
+            for name, x, y in zip(
+                Features._fields, self.train_features, self.test_features, strict=True
+            )
         }
 
 

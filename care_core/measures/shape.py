@@ -1,4 +1,4 @@
-"""The shape of a trained encoder's embedding: drawn augmentations, each acting on many images.
+"""The kind `geometry`: the shape of an embedding, by augmentations that each act on many images.
 
 Paper, section 5: the Wahba error (Fig. 5), cosines of f(x) and f(a(x)) and paths on the circle
 (Fig. 6), γ_f beside the invariance loss (Fig. 8), and what the terms of the loss leave (Fig. 10).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from care_core import augment, draws, geometry, losses
 from care_core.files import write_json
-from care_core.measures import acting, paths
+from care_core.measures import embeddings, paths
 from care_core.models import Encoder
 from care_core.spec import ProbeSpec
 from care_core.views import clouds
@@ -41,19 +41,19 @@ def measure(
     artifacts/geometry.json.
     """
     settings = spec.probe.geometry
-    chosen = images.take(acting.evenly(len(images), settings.images))
-    pixels = acting.pixels_of(chosen, encoder, decoders)
-    still = acting.embed(spec, encoder, pixels).projection
-    some = acting.evenly(len(pixels), settings.path_images).to(pixels.device)
-    rows, counts, parameters, places = [], [], [], []
-    for (moved, drawn), (other, _) in itertools.pairwise(_acted(spec, encoder, pixels)):
+    chosen = images.take(embeddings.evenly_spaced(len(images), settings.images))
+    pixels = embeddings.load_pixels(chosen, encoder, decoders)
+    f = embeddings.embed(spec, encoder, pixels).projection
+    some = embeddings.evenly_spaced(len(pixels), settings.path_images).to(pixels.device)
+    plane = geometry.principal_plane(f)
+    rows, counts, parameters, moved = [], [], [], []
+    for (fa, drawn), (fb, _) in itertools.pairwise(_augmented(spec, encoder, pixels)):
         parameters.append(drawn)
-        rows.append(_compare(still, moved, other))
-        counts.append(geometry.cosine_counts(still, moved))
-        places.append(moved[some])
-    spread = geometry.spread(still)
-    embedding = {**spread._asdict(), "uniformity": float(losses.uniformity(still))}
-    plane = _plane(still)
+        rows.append(_compare(f, fa, fb))
+        counts.append(geometry.cosine_counts(f, fa))
+        moved.append(plane.coordinates(fa[some]).tolist())
+    spread = geometry.spread(f)
+    embedding = {**spread._asdict(), "uniformity": float(losses.uniformity(f))}
     write_json(
         run_dir / "artifacts" / "geometry.json",
         {
@@ -65,15 +65,15 @@ def measure(
                 "counts": torch.stack(counts).sum(dim=0).tolist(),
                 "each": [count.tolist() for count in counts],
             },
-            "embedding": {**embedding, "dimensions": still.shape[1], "images": len(still),
+            "embedding": {**embedding, "dimensions": f.shape[1], "images": len(f),
                           "collapsed": spread.collapsed},
             "paths": None  # how clouds turn about an axis is measured by the kind axis
             if spec.data.clouds
             else paths.follow(spec, encoder, pixels[some]),
             "path_images": some.tolist(),
-            "angles": paths.angles(still).tolist() if still.shape[1] == 2 else None,
-            "components": plane(still).tolist(),
-            "moved": [plane(part).tolist() for part in places],
+            "angles": paths.angles(f).tolist() if f.shape[1] == 2 else None,
+            "components": plane.coordinates(f).tolist(),
+            "moved": moved,
             "labels": chosen.labels.tolist(),
             "hues": None if chosen.hues is None else chosen.hues.tolist(),
         },
@@ -83,7 +83,7 @@ def measure(
     return {**means, **embedding, "collapsed": float(spread.collapsed)}
 
 
-def _acted(
+def _augmented(
     spec: ProbeSpec, encoder: Encoder, pixels: Tensor
 ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """(n, d) projections under each augmentation, one and the same for all images, and what it is.
@@ -94,20 +94,29 @@ def _acted(
     if spec.data.clouds:
         for turn in clouds.rotations(augment.numbers(count, source)):
             turned = clouds.rotate(pixels, turn[None])
-            yield acting.embed(spec, encoder, turned).projection, {"rotation": turn.tolist()}
+            yield embeddings.embed(spec, encoder, turned).projection, {"rotation": turn.tolist()}
         return
     drawn = augment.sample(count, spec.image_size, spec.image_size, spec.augment, source)
     for number in range(count):
         one = drawn.rows(slice(number, number + 1))
-        yield acting.embed(spec, encoder, pixels, one).projection, acting.described(drawn, number)
+        yield (
+            embeddings.embed(spec, encoder, pixels, one).projection,
+            embeddings.describe(drawn, number),
+        )
 
 
-def _compare(still: Tensor, moved: Tensor, other: Tensor) -> dict[str, float]:
-    """One augmentation's measures, and the distance to the image under another (L_inv)."""
-    root_n = math.sqrt(len(still))
-    f, fa = still.double(), moved.double()
-    gamma = geometry.relative_rotational_equivariance(still, moved)
-    blind = geometry.relative_rotational_equivariance(still, geometry.shuffled(moved))
+def _compare(f: Tensor, fa: Tensor, fb: Tensor) -> dict[str, float]:
+    """One augmentation's measures, and the distance to the image under another (L_inv).
+
+    Args:
+        f, fa, fb: (n, d) projections f(x), f(a(x)) and f(a'(x)) of the same images.
+    """
+    root_n = math.sqrt(len(f))
+    # as they are: pairs that move by no more than the rounding of fp32 are left out
+    gamma = geometry.relative_rotational_equivariance(f, fa)
+    gamma_shuffled = geometry.relative_rotational_equivariance(f, geometry.shuffled(fa))
+    invariance = float(losses.alignment(fa, fb))
+    f, fa = f.double(), fa.double()
     error = float(geometry.wahba_error(f, fa)[0])
     return {
         "wahba": error / root_n,
@@ -117,16 +126,9 @@ def _compare(still: Tensor, moved: Tensor, other: Tensor) -> dict[str, float]:
         "wahba_shuffled": float(geometry.wahba_error(f, geometry.shuffled(fa))[0]) / root_n,
         "gamma": gamma.mean,
         "gamma_median": gamma.median,
-        "gamma_shuffled": blind.mean,
+        "gamma_shuffled": gamma_shuffled.mean,
         "gamma_excluded": float(gamma.excluded),
         "displacement": gamma.displacement,
-        "invariance": float(losses.alignment(moved, other)),
+        "invariance": invariance,
         "cosine": float((f * fa).sum(dim=1).mean()),
     }
-
-
-def _plane(z: Tensor) -> Callable[[Tensor], Tensor]:
-    """The map of (…, d) to (…, 2), the first two principal components of the (n, d) rows z."""
-    middle = z.double().mean(dim=0)
-    _, _, vt = torch.linalg.svd(z.double() - middle, full_matrices=False)
-    return lambda rows: (rows.double() - middle) @ vt[:2].T

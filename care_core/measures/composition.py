@@ -17,7 +17,7 @@ from torch import Tensor
 from care_core import augment, draws, geometry
 from care_core.augment import Params
 from care_core.files import write_json
-from care_core.measures import acting
+from care_core.measures import embeddings
 from care_core.models import Encoder
 from care_core.spec import ProbeSpec
 
@@ -43,9 +43,9 @@ def measure(
     What each pair gave goes to artifacts/composition.json.
     """
     settings = spec.probe.composition
-    known, asked = (
-        acting.pixels_of(
-            images.take(acting.evenly(len(images), settings.images)), encoder, decoders
+    train_pixels, test_pixels = (
+        embeddings.load_pixels(
+            images.take(embeddings.evenly_spaced(len(images), settings.images)), encoder, decoders
         )
         for images in (train, test)
     )
@@ -54,14 +54,16 @@ def measure(
         draws.generator(0, "composition"),
     )  # fmt: skip
     rows = {
-        name: [one._asdict() for one in _compositions(spec, which, known, asked, drawn)]
+        name: [
+            one._asdict() for one in _compositions(spec, which, train_pixels, test_pixels, drawn)
+        ]
         for name, which in (("trained", encoder), ("untrained", untrained))
     }
     write_json(
         run_dir / "artifacts" / "composition.json",
         {
-            "fitted_on": len(known), "read_on": len(asked), "error_identity": 1.0,
-            "pairs": [[acting.described(drawn, at) for at in (number, number + 1)]
+            "fitted_on": len(train_pixels), "read_on": len(test_pixels), "error_identity": 1.0,
+            "pairs": [[embeddings.describe(drawn, at) for at in (number, number + 1)]
                       for number in range(0, 2 * settings.pairs, 2)],
             **rows,
         },
@@ -76,15 +78,17 @@ def measure(
 
 
 def _compositions(
-    spec: ProbeSpec, encoder: Encoder, known: Tensor, asked: Tensor, drawn: Params
+    spec: ProbeSpec, encoder: Encoder, train: Tensor, test: Tensor, drawn: Params
 ) -> Iterator[geometry.Composition]:
-    def f(pixels: Tensor, *chain: Params) -> Tensor:
-        return acting.embed(spec, encoder, pixels, *chain).projection
+    """Of each pair (a, a'), two rows of `drawn` in a row."""
 
-    still, held_out = f(known), f(asked)
+    def f(pixels: Tensor, *chain: Params) -> Tensor:
+        return embeddings.embed(spec, encoder, pixels, *chain).projection
+
+    unaugmented, held_out = f(train), f(test)
     for number in range(0, len(drawn.flip), 2):
         a, b = (drawn.rows(slice(at, at + 1)) for at in (number, number + 1))
-        yield geometry.composition(still, f(known, a), f(known, b), f(known, a, b), held_out)
+        yield geometry.composition(unaugmented, f(train, a), f(train, b), f(train, a, b), held_out)
 
 
 def _means(rows: list[dict[str, Any]]) -> dict[str, float]:

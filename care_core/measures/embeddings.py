@@ -1,4 +1,4 @@
-"""Augmentations that act on images, and what a frozen encoder makes of the images they leave.
+"""Embeddings of augmented images by a frozen encoder.
 
 One row of parameters acts on all images alike (the a of the paper's figures), a row an image on
 each by itself.
@@ -21,20 +21,20 @@ from care_core.spec import Augment, ProbeSpec
 if TYPE_CHECKING:
     from care_core.data import Images
 
-#: What leaves an image as it is; each measure draws what it wants of the rest.
-STILL = {
+#: `Augment` settings that leave an image as it is.
+IDENTITY = {
     "crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0.0, "jitter": 0.0, "gray": 0.0,
     "blur": 0.0,
 }  # fmt: skip
 
 
-def evenly(size: int, most: int) -> Tensor:
+def evenly_spaced(size: int, most: int) -> Tensor:
     """(min(size, most),) positions, evenly over a set that may be sorted by class."""
     count = min(size, most)
     return torch.arange(count) * size // count
 
 
-def pixels_of(images: Images, encoder: Encoder, decoders: int | None) -> Tensor:
+def load_pixels(images: Images, encoder: Encoder, decoders: int | None) -> Tensor:
     """(n, 3, S, S) uint8: all images of a set, on the encoder's device."""
     parts = list(images.batches(pass_size(encoder, images.size), decoders))
     return torch.cat(parts).to(next(encoder.parameters()).device)
@@ -47,7 +47,7 @@ def embed(spec: ProbeSpec, encoder: Encoder, pixels: Tensor, *chain: Params) -> 
         pixels: (n, 3, S, S) uint8, S being the spec's image size.
         chain: augmentations of one row each, or of as many as divide n, as in `augment.apply`.
     """
-    chain = tuple(_each(params, len(pixels)) for params in chain)
+    chain = tuple(_row_per_image(params, len(pixels)) for params in chain)
     found, batch = [], pass_size(encoder, spec.image_size)
     with frozen(encoder):
         for start in range(0, len(pixels), batch):
@@ -59,8 +59,17 @@ def embed(spec: ProbeSpec, encoder: Encoder, pixels: Tensor, *chain: Params) -> 
     return Features(*(torch.cat(layer) for layer in zip(*found, strict=True)))
 
 
-def moved(spec: ProbeSpec, pixels: Tensor, params: Params) -> Tensor:
-    """(n, 3, S, S) uint8 images as an augmentation leaves them, rounded to 8 bits."""
+def augmented_inputs(spec: ProbeSpec, pixels: Tensor, params: Params) -> Tensor:
+    """(n, 3, H, W) uint8 → (n, 3, S, S) fp32: augmented, and normalised as the encoder takes it."""
+    mean, std = spec.normalization
+    return augment.apply(
+        pixels, params, size=spec.image_size, blur_kernel=spec.augment.blur_kernel,
+        mean=mean, std=std,
+    )  # fmt: skip
+
+
+def augmented_pixels(spec: ProbeSpec, pixels: Tensor, params: Params) -> Tensor:
+    """(n, 3, S, S) uint8 → (n, 3, S, S) uint8: augmented images, rounded to 8 bits."""
     unit = augment.apply(
         pixels, params, size=spec.image_size, blur_kernel=spec.augment.blur_kernel,
         mean=(0, 0, 0), std=(1, 1, 1),
@@ -68,15 +77,19 @@ def moved(spec: ProbeSpec, pixels: Tensor, params: Params) -> Tensor:
     return (unit * 255).round_().to(torch.uint8).contiguous()
 
 
-def only(spec: Augment, **parts: float | tuple[float, float]) -> Augment:
-    """The spec's distribution without any part but those that are given back to it."""
-    return spec.model_copy(update={**STILL, **parts})
+def restricted(spec: Augment, **parts: float | tuple[float, float]) -> Augment:
+    """The spec's distribution with no augmentation but those that `parts` give back to it."""
+    return spec.model_copy(update={**IDENTITY, **parts})
 
 
-def turned(count: int, hue: Tensor | float = 0.0) -> Params:
-    """`count` augmentations that shift the hue by so many turns, and do nothing else."""
+def hue_shift(count: int, turns: Tensor | float = 0.0) -> Params:
+    """`count` augmentations that shift the hue by so many turns, and do nothing else.
+
+    Args:
+        turns: (count,), or one number for all; whole turns do not count.
+    """
     factors = torch.ones(count, 4)
-    factors[:, HUE] = (torch.as_tensor(hue, dtype=torch.float32) + 0.5) % 1 - 0.5
+    factors[:, HUE] = (torch.as_tensor(turns, dtype=torch.float32) + 0.5) % 1 - 0.5
     no = torch.zeros(count, dtype=torch.bool)
     return Params(
         crop=None, flip=no, jitter=~no, order=torch.arange(4).expand(count, 4), factors=factors,
@@ -84,10 +97,10 @@ def turned(count: int, hue: Tensor | float = 0.0) -> Params:
     )  # fmt: skip
 
 
-def described(params: Params, number: int) -> dict[str, Any]:
+def describe(params: Params, number: int) -> dict[str, Any]:
     """One of several augmentations for a record: what of it acts, and how much; else null."""
     row = params.rows(slice(number, number + 1))
-    factors = [round(value, 5) for value in row.factors[0].tolist()]
+    factors = rounded(row.factors[0])
     names = ("brightness", "contrast", "saturation", "hue")
     return {
         "crop": None if row.crop is None else row.crop[0].tolist(),
@@ -98,7 +111,14 @@ def described(params: Params, number: int) -> dict[str, Any]:
     }
 
 
-def _each(params: Params, count: int) -> Params:
+def rounded(values: Tensor) -> list[Any]:
+    """A tensor's numbers for a record, as nested lists, to five decimals."""
+    if values.ndim > 1:
+        return [rounded(row) for row in values]
+    return [round(value, 5) for value in values.tolist()]
+
+
+def _row_per_image(params: Params, count: int) -> Params:
     rows = len(params.flip)
     return params if rows == 1 else params.rows(torch.arange(count) * rows // count)
 
@@ -108,9 +128,5 @@ def _inputs(spec: ProbeSpec, encoder: Encoder, pixels: Tensor, chain: list[Param
     if not chain:
         return plain(encoder, pixels, spec.normalization)
     for params in chain[:-1]:
-        pixels = moved(spec, pixels, params)
-    mean, std = spec.normalization
-    return augment.apply(
-        pixels, chain[-1], size=spec.image_size, blur_kernel=spec.augment.blur_kernel,
-        mean=mean, std=std,
-    )  # fmt: skip
+        pixels = augmented_pixels(spec, pixels, params)
+    return augmented_inputs(spec, pixels, chain[-1])

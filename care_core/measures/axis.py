@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from care_core import draws
+from care_core import draws, geometry
 from care_core.files import write_json
-from care_core.measures import acting
+from care_core.measures import embeddings
+from care_core.measures.embeddings import rounded
 from care_core.measures.features import Features
-from care_core.measures.regression import ridge_guess
+from care_core.measures.regression import r_squared, ridge_predict
 from care_core.models import Encoder
 from care_core.spec import ProbeSpec
 from care_core.views.clouds import about, rotate, rotations
@@ -53,16 +54,16 @@ def measure(
         length, and `path_plane` its share of variance in its best plane; means over clouds and
         axes.
     """
-    clouds = [
-        rotate(acting.pixels_of(part, encoder, None), rotations(_numbers(len(part), name)))
+    turned = [
+        rotate(embeddings.load_pixels(part, encoder, None), rotations(_numbers(len(part), name)))
         for name, part in (("train", train), ("test", test))
     ]
-    found = {**_errors(spec, encoder, clouds), "untrained": _errors(spec, untrained, clouds)}
-    chosen = test.take(acting.evenly(len(test), spec.probe.axis.clouds))
-    told = trajectories(spec, encoder, acting.pixels_of(chosen, encoder, None))
-    told["labels"] = chosen.labels.tolist()
-    write_json(run_dir / "artifacts" / "trajectories.json", told, durable=False)
-    paths = [path for cloud in told["clouds"] for path in cloud.values()]
+    found = {**_errors(spec, encoder, *turned), "untrained": _errors(spec, untrained, *turned)}
+    chosen = test.take(embeddings.evenly_spaced(len(test), spec.probe.axis.clouds))
+    record = trajectories(spec, encoder, embeddings.load_pixels(chosen, encoder, None))
+    record["labels"] = chosen.labels.tolist()
+    write_json(run_dir / "artifacts" / "trajectories.json", record, durable=False)
+    paths = [path for cloud in record["clouds"] for path in cloud.values()]
     return {
         **found,
         "path_radius": statistics.fmean(path["radius"] for path in paths),
@@ -106,64 +107,53 @@ def trajectories(spec: ProbeSpec, encoder: Encoder, clouds: Tensor) -> dict[str,
     """
     count = spec.probe.axis.rotations
     turns = 2 * math.pi * torch.arange(count) / count
-    ways = torch.stack(
-        [
-            torch.stack([_along(spec, encoder, cloud, about(axis, turns)) for axis in range(3)])
-            for cloud in clouds
-        ]
-    )  # (n, 3, rotations, d)
-    plane, share = _plane(ways.flatten(0, 2))
-    places = plane.view(*ways.shape[:3], 2)
-    told = []
-    for way, place in zip(ways, places, strict=True):
-        each: dict[str, Any] = {}
-        for axis, name in enumerate("xyz"):
-            own, mine = _plane(way[axis])
-            closed = torch.cat([way[axis], way[axis][:1]])
-            each[name] = {
-                "plane": _brief(place[axis]),
-                "own": _brief(own),
-                "share": mine,
-                "radius": float(
-                    (way[axis] - way[axis].mean(dim=0)).square().sum(dim=1).mean().sqrt()
-                ),
-                "length": float(closed.diff(dim=0).norm(dim=1).sum()),
-            }
-        told.append(each)
-    return {"angles": [round(turn, 6) for turn in turns.tolist()], "share": share, "clouds": told}
+    paths = [
+        {name: _path(spec, encoder, cloud, about(axis, turns)) for axis, name in enumerate("xyz")}
+        for cloud in clouds
+    ]
+    common = geometry.principal_plane(
+        torch.cat([path for cloud in paths for path in cloud.values()])
+    )
+    return {
+        "angles": [round(turn, 6) for turn in turns.tolist()],
+        "share": common.share,
+        "clouds": [
+            {name: _describe(path, common) for name, path in cloud.items()} for cloud in paths
+        ],
+    }
 
 
-def _errors(spec: ProbeSpec, encoder: Encoder, clouds: list[Tensor]) -> dict[str, Any]:
-    truths = [principal_axis(part) for part in clouds]
-    known, asked = (acting.embed(spec, encoder, part) for part in clouds)
-    errors: dict[str, Any] = {"angle": {}, "median": {}, "r2": {}}
-    for name, x, y in zip(Features._fields, known, asked, strict=True):
-        goal, truth = (as_numbers(part) for part in truths)
-        guess = ridge_guess(x.double(), goal, y.double(), RIDGE)
-        off = angles(as_axes(guess), truths[1])
-        errors["angle"][name], errors["median"][name] = float(off.mean()), float(off.median())
-        spread = (truth - truth.mean(dim=0)).square().sum()
-        errors["r2"][name] = 1 - float((truth - guess).square().sum() / spread)
-    return errors
-
-
-def _along(spec: ProbeSpec, encoder: Encoder, cloud: Tensor, turns: Tensor) -> Tensor:
+def _path(spec: ProbeSpec, encoder: Encoder, cloud: Tensor, turns: Tensor) -> Tensor:
     """(rotations, d) float64 projections of one cloud under each turn."""
     turned = rotate(cloud.expand(len(turns), -1, -1), turns)
-    return acting.embed(spec, encoder, turned).projection.double().cpu()
+    return embeddings.embed(spec, encoder, turned).projection.double().cpu()
 
 
-def _plane(z: Tensor) -> tuple[Tensor, float]:
-    """(n, d) rows → (n, 2) in their two principal components, and these two's share of variance."""
-    centred = z - z.mean(dim=0)
-    _, s, vt = torch.linalg.svd(centred, full_matrices=False)
-    whole = float(s.square().sum())
-    return centred @ vt[:2].T, float(s[:2].square().sum()) / whole if whole > 0 else float("nan")
+def _describe(path: Tensor, common: geometry.Plane) -> dict[str, Any]:
+    """What `trajectories` tells of one closed path (rotations, d)."""
+    own = geometry.principal_plane(path)
+    closed = torch.cat([path, path[:1]])
+    return {
+        "plane": rounded(common.coordinates(path)),
+        "own": rounded(own.coordinates(path)),
+        "share": own.share,
+        "radius": float((path - path.mean(dim=0)).square().sum(dim=1).mean().sqrt()),
+        "length": float(closed.diff(dim=0).norm(dim=1).sum()),
+    }
+
+
+def _errors(spec: ProbeSpec, encoder: Encoder, train: Tensor, test: Tensor) -> dict[str, Any]:
+    """Of the axes of test clouds that are read by a regression fitted on training clouds."""
+    train_axes, test_axes = principal_axis(train), principal_axis(test)
+    errors: dict[str, Any] = {"angle": {}, "median": {}, "r2": {}}
+    layers = zip(*(embeddings.embed(spec, encoder, part) for part in (train, test)), strict=True)
+    for name, (x_train, x_test) in zip(Features._fields, layers, strict=True):
+        predicted = ridge_predict(x_train.double(), as_numbers(train_axes), x_test.double(), RIDGE)
+        off = angles(as_axes(predicted), test_axes)
+        errors["angle"][name], errors["median"][name] = float(off.mean()), float(off.median())
+        errors["r2"][name] = r_squared(as_numbers(test_axes), predicted)
+    return errors
 
 
 def _numbers(count: int, purpose: str) -> Tensor:
     return torch.rand(count, 3, generator=draws.generator(0, "axis", purpose), dtype=torch.float64)
-
-
-def _brief(rows: Tensor) -> list[list[float]]:
-    return [[round(value, 5) for value in row] for row in rows.tolist()]
