@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torchvision.models import resnet
 
 from care_core import draws
 from care_core.deepset import DeepSet
-from care_core.errors import SpecError
+from care_core.errors import CheckpointError, SpecError
 from care_core.precision import widened
 from care_core.spec import PretrainSpec
 from care_core.spec.sections import DEEPSET_WIDTH, SMALL_WIDTH, Model
@@ -175,3 +176,29 @@ def build(spec: PretrainSpec) -> Encoder:
         encoder = Encoder(spec.model, spec.stem, spec.image_size)
     encoder.to(memory_format=torch.channels_last)
     return encoder
+
+
+def restore(
+    state: dict[str, Any], source: Path, *, trained: bool = True
+) -> tuple[Encoder, PretrainSpec]:
+    """The encoder in a checkpoint's state, in eval mode on the CPU, and the spec it was trained by.
+
+    Args:
+        source: the checkpoint's file, for what is said of it.
+        trained: with its weights; else as its spec initialises it.
+
+    Raises:
+        CheckpointError: its spec and weights do not fit, or a model of it is not to be had.
+    """
+    try:
+        spec = PretrainSpec.model_validate_json(state["spec"])
+        encoder = build(spec)
+        if trained:
+            encoder.load_state_dict(state["model"])
+    except SpecError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{source}: not a checkpoint of this engine (its spec and weights do not fit)"
+        ) from error
+    return encoder.eval(), spec

@@ -136,9 +136,9 @@ def fingerprint(spec: Data, data_dir: Path, cache: Path | None = None) -> str:
     """
     _require(spec, data_dir)
     if spec.name == "digits":
-        return embedded.fingerprint()
+        return embedded.digits_fingerprint()
     if spec.name == "chains":
-        return embedded.of_chains()
+        return embedded.chains_fingerprint()
     folder, names = FILES.get(spec.name, ("", ()))
     marks: list[tuple[str, str]] = []
     if DATASETS[spec.name].files or spec.name == "proteins":

@@ -32,10 +32,6 @@ class ImageSet:
         hues = None if self.hues is None else self.hues[index]
         return ImageSet(self.images[index], self.labels[index], self.classes, hues)
 
-    def at(self, index: Tensor) -> Tensor:
-        """(b, 3, H, W) uint8 images at some positions."""
-        return self.images[index]
-
     def batches(self, batch: int, workers: int | None = None) -> Iterator[Tensor]:
         """Consecutive (b, 3, H, W) uint8 parts, b = `batch` but for the last; no workers needed."""
         return iter(self.images.split(batch))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from care_core.data.base import ImageSet, resized
-from care_core.data.embedded import source
+from care_core.data.embedded import digits_csv
 
 SIZE = 16
 TEST_IMAGES = 360
@@ -22,7 +22,7 @@ TEST_IMAGES = 360
 
 def load(split: str, size: int) -> ImageSet:
     """One part of the fixed split; `pretrain` and `train` are the same 1,437 images."""
-    table = np.loadtxt(source().decode().splitlines(), delimiter=",", dtype=np.float32)
+    table = np.loadtxt(digits_csv().decode().splitlines(), delimiter=",", dtype=np.float32)
     labels = torch.from_numpy(table[:, 64].astype(np.int64))
     strokes = torch.from_numpy(table[:, :64] / 16).reshape(-1, 1, 8, 8)
     generator = np.random.Generator(np.random.PCG64(20240507))

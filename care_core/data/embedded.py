@@ -20,7 +20,7 @@ VERSION = 1
 CHAINS_VERSION = 1
 
 
-def source() -> bytes:
+def digits_csv() -> bytes:
     """The decompressed CSV inside scikit-learn: 64 intensities of 0 to 16 and a digit a line.
 
     scikit-learn itself is not imported, which would take a second.
@@ -35,11 +35,11 @@ def source() -> bytes:
         raise DataError(f"digits: {path} cannot be read; reinstall scikit-learn") from error
 
 
-def fingerprint() -> str:
+def digits_fingerprint() -> str:
     """sha256 of what the images are made from."""
-    return hashlib.sha256(source() + f"/{VERSION}".encode()).hexdigest()
+    return hashlib.sha256(digits_csv() + f"/{VERSION}".encode()).hexdigest()
 
 
-def of_chains() -> str:
+def chains_fingerprint() -> str:
     """sha256 of what the chains are made from: this version of the code that generates them."""
     return hashlib.sha256(f"chains/{CHAINS_VERSION}".encode()).hexdigest()

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from care_core.data import decode, scan, workers
-from care_core.data.decode import crop as crop  # for those who make views of a FileSet's images
 from care_core.data.listing import Listing
 from care_core.errors import DataError
 
@@ -49,9 +48,9 @@ class FileSet:
         """
         return decode.decode(Path(self.paths[position]))
 
-    def centred(self, position: int, image: Tensor | None = None) -> Tensor:
-        """(3, S, S) uint8: the centre at 7/8 of the shorter side; of `image` if decoded before."""
-        return decode.centred(self.decode(position) if image is None else image, self.size)
+    def centred(self, position: int) -> Tensor:
+        """(3, S, S) uint8: the centre at 7/8 of the shorter side."""
+        return decode.centred(self.decode(position), self.size)
 
     def batches(self, batch: int, workers: int | None = None) -> Iterator[Tensor]:
         """Consecutive (b, 3, S, S) uint8 parts, centred, b = `batch` but for the last.

@@ -23,6 +23,7 @@ def missing(spec: Data, data_dir: Path) -> str:
 
 
 def place(spec: Data, data_dir: Path) -> Path:
+    """The folder that data.path names."""
     return data_dir / (spec.path or "")
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import nn
 
 from care_core import checkpoint, models
-from care_core.errors import CareError, CheckpointError
+from care_core.errors import CareError
 from care_core.files import write_bytes, write_json
 from care_core.models import Encoder
 from care_core.spec import PretrainSpec
@@ -144,19 +144,12 @@ def _input(spec: PretrainSpec) -> dict[str, Any]:
 def _encoder(source: Path) -> tuple[Encoder, PretrainSpec, dict[str, Any]]:
     """The encoder, its spec, and for an imported checkpoint the file that it was read from."""
     state = checkpoint.read(source)
-    try:
-        spec = PretrainSpec.model_validate_json(state["spec"])
-        encoder = models.build(spec)
-        encoder.load_state_dict(state["model"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{source}: not a checkpoint of this engine (its spec and weights do not fit)"
-        ) from error
+    encoder, spec = models.restore(state, source)
     # the flags of an imported run may name people and folders: they stay in the checkpoint
     origin = state.get("origin")
     told = origin if isinstance(origin, dict) else {}
     source_file = {key: told[key] for key in _TOLD if key in told and _plain(told[key])}
-    return encoder.eval(), spec, {"imported": source_file} if source_file else {}
+    return encoder, spec, {"imported": source_file} if source_file else {}
 
 
 def _plain(value: Any) -> bool:

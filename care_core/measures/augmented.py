@@ -18,7 +18,8 @@ from care_core import augment, draws
 from care_core.augment import Params
 from care_core.data import workers
 from care_core.data.base import ImageSet
-from care_core.data.files import FileSet, crop
+from care_core.data.decode import crop
+from care_core.data.files import FileSet
 from care_core.measures.embeddings import augmented_inputs
 from care_core.measures.features import Features, encode, frozen, plain
 from care_core.models import Encoder

@@ -19,14 +19,14 @@ from care_core import checkpoint, data, draws, metrics, models
 from care_core.data.clouds import CloudSet
 from care_core.data.files import FileSet
 from care_core.device import set_up
-from care_core.errors import CheckpointError, Interrupted, SpecError
+from care_core.errors import Interrupted
 from care_core.files import read_json, write_json
 from care_core.measures import axis, colour, composition, hue, knn, shape
 from care_core.measures.augmented import Augmented
 from care_core.measures.features import Features, extract
 from care_core.measures.linear import Score, Source, Stored, accuracy, classify
 from care_core.models import Encoder
-from care_core.spec import PretrainSpec, ProbeSpec
+from care_core.spec import ProbeSpec
 
 if TYPE_CHECKING:
     from care_core.data import Images
@@ -86,19 +86,8 @@ def load_encoder(
     Raises:
         CheckpointError: damaged, or not one of this engine's.
     """
-    state = checkpoint.read(path, device)
-    try:
-        encoder = models.build(PretrainSpec.model_validate_json(state["spec"]))
-        if trained:
-            encoder.load_state_dict(state["model"])
-    except SpecError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}: not a checkpoint of this engine (its spec and weights do not fit)"
-        ) from error
-    encoder.to(device).eval()
-    return encoder
+    encoder, _ = models.restore(checkpoint.read(path), path, trained=trained)
+    return encoder.to(device)
 
 
 def _splits(
