@@ -193,6 +193,8 @@ _PATIENCE = 3
 
 
 class _Gather(torch.autograd.Function):
+    """`World.gather`: all rows forward; backward a rank's own, times the number of ranks."""
+
     @staticmethod
     def forward(ctx: Any, rows: Tensor, world: World) -> Tensor:
         ctx.world = world
@@ -236,9 +238,9 @@ def join(
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     deadline = time.monotonic() + timeout_s
     if rank == 0:
-        store = _open(meeting, "127.0.0.1" if single_host else _address(), size)
+        store = _open_store(meeting, "127.0.0.1" if single_host else _own_address(), size)
     else:
-        store = _find(meeting, rank, deadline, timeout_s)
+        store = _find_store(meeting, rank, deadline, timeout_s)
     with World(rank, size).naming_lost_ranks():
         _wait_for_all(store, rank, size, deadline, timeout_s)
         backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -251,7 +253,7 @@ def join(
         return World(rank, size, local_rank, side, Presence(store, rank, size))
 
 
-def _open(meeting: Path, host: str, size: int) -> TCPStore:
+def _open_store(meeting: Path, host: str, size: int) -> TCPStore:
     store = TCPStore(host, 0, size, is_master=True, wait_for_workers=False)
     token = secrets.token_hex(8)
     store.set("token", token)
@@ -259,7 +261,7 @@ def _open(meeting: Path, host: str, size: int) -> TCPStore:
     return store
 
 
-def _find(meeting: Path, rank: int, deadline: float, timeout_s: float) -> TCPStore:
+def _find_store(meeting: Path, rank: int, deadline: float, timeout_s: float) -> TCPStore:
     """The store that `meeting` names, once it answers with the token that the file gives.
 
     A file of an earlier attempt names a port that is closed, or somebody else's by now.
@@ -298,7 +300,7 @@ def _wait_for_all(store: TCPStore, rank: int, size: int, deadline: float, timeou
         time.sleep(0.02)
 
 
-def _address() -> str:
+def _own_address() -> str:
     """This host's address for the other hosts; its own name often means the loopback to itself."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:

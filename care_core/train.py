@@ -4,6 +4,9 @@ The state after any step is the weights, the optimiser's moments and one integer
 is counted (care_core.draws). So an interrupted run goes on bitwise as if it had not been: the
 same machine kind, versions and number of threads give the same final weights.
 
+What it adds to the networks' passes, `carectl bench` measures against a floor: the same passes on
+ready tensors (docs/performance.md).
+
 Of several ranks each runs this loop on its share of the batch, at the same step as the others.
 Batch-norm statistics are a rank's own. Rank 0 alone writes, speaks and tracks.
 """
@@ -34,7 +37,8 @@ from care_core.views.clouds import feed_of
 class Tracker(Protocol):
     """Whoever wants to know that the record up to a step can no longer be lost."""
 
-    def committed(self, step: int) -> object: ...
+    def committed(self, step: int) -> object:
+        """Rows up to this step are final: a checkpoint after it is on the disk."""
 
 
 def pretrain(

@@ -16,7 +16,7 @@ from care_core.spec.objectives import (
 )
 from care_core.spec.pretrain import PretrainSpec
 from care_core.spec.probe import USUAL_KINDS, ProbeSpec, probe_kinds
-from care_core.spec.probes import LinearProbe, Probe
+from care_core.spec.probe_sections import LinearProbe, Probe
 from care_core.spec.sections import (
     Augment,
     BatchNorm,

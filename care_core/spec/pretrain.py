@@ -20,7 +20,7 @@ from care_core.spec.objectives import (
     MoCo,
     SimCLR,
 )
-from care_core.spec.probes import Probe
+from care_core.spec.probe_sections import Probe
 from care_core.spec.sections import (
     DEEPSET_WIDTH,
     SMALL_WIDTH,

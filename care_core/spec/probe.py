@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, get_args
 from pydantic import Field, model_validator
 
 from care_core.spec import clouds as cloud_spec
-from care_core.spec.probes import Probe
+from care_core.spec.probe_sections import Probe
 from care_core.spec.sections import Augment, Channels, Data, Section
 
 #: What an evaluation measures unless it is asked otherwise; `probe_kinds` are all.
