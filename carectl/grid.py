@@ -133,7 +133,8 @@ class Grid(_Part):
         Args:
             profile: its name in the grid.
             only: texts that a run's row, dataset or recipe must all contain, whatever their case;
-                a dataset's full name means that dataset (cifar10 is not cifar100).
+                the full name of a dataset or a row means that one (cifar10 is not cifar100, nor
+                λ = 0 also λ = 0.1).
             seeds: pretraining seeds instead of the profile's.
 
         Raises:
@@ -142,7 +143,7 @@ class Grid(_Part):
         if profile not in self.profiles:
             hint = did_you_mean(profile, list(self.profiles))
             raise CommandError(
-                f"no profile '{profile}'{hint}; there is: {', '.join(self.profiles)}"
+                f"no profile '{profile}'{hint}; there are: {', '.join(self.profiles)}"
             )
         chosen = self.profiles[profile]
         wanted = list(chosen.seeds if seeds is None else seeds)
@@ -205,8 +206,10 @@ class Grid(_Part):
         text = text.casefold()
         if text in (column.casefold() for column in self.columns):
             return run[1].casefold() == text
+        if text in (label.casefold() for label in self.rows):
+            return run[0].casefold() == text
         return any(text in name.casefold() for name in run)
 
     def _nothing(self, asked: str, profile: str, runnable: Sequence[tuple[str, str, str]]) -> str:
         there = ", ".join(f"{label} on {dataset}" for label, dataset, _ in runnable) or "nothing"
-        return f"{asked} matches nothing of profile '{profile}'; there is: {there}"
+        return f"{asked} matches nothing of profile '{profile}'; there are: {there}"
