@@ -174,8 +174,9 @@ def logs(
     """
     from carectl import runs
     from carectl.console.logs import show
+    from carectl.console.output import Output
 
-    show(runs.find(runs_dir, run), follow, rank)
+    show(runs.find(runs_dir, run), follow, rank, Output(as_json=False))
 
 
 @app.command(rich_help_panel=WATCH)

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from carectl import publishing, runs
 from carectl.backends import base
+from carectl.console import steps
 from carectl.console.output import Output
 from carectl.runs import Run
+
+MANY = 4  # ids: so many are no next step that a person reads
 
 
 def cancel(runs_dir: Path, names: Sequence[str], output: Output) -> None:
@@ -26,9 +29,13 @@ def cancel(runs_dir: Path, names: Sequence[str], output: Output) -> None:
             output.result(f"{child.id}: blocked, it waited for it")
         ended.append({"run": run.id, "cancelled": stopped, "blocked": [c.id for c in blocked]})
     output.emit("cancel", runs=ended)
-    output.next(
-        "the command that submitted a run, or carectl retry RUN, takes it up where it stopped"
-    )
+    where = steps.places(runs_dir)
+    over = [str(each["run"]) for each in ended if each["cancelled"]]
+    if over:
+        ids = " ".join(over) if len(over) < MANY else "RUN..."
+        output.next(f"carectl retry {ids}{where} goes on from the checkpoint")
+    else:
+        output.next(f"carectl status{where} lists what can be cancelled: queued and running")
 
 
 def _block_children(runs_dir: Path, parent: Run) -> list[Run]:

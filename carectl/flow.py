@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import posixpath
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from carectl import estimates, publishing, redaction, runs
 from carectl.backends.base import Backend
-from carectl.console import tables
+from carectl.console import steps, tables
 from carectl.console.output import Output
 from carectl.errors import INTERRUPTED, JOB_FAILED, CommandError
 from carectl.plan import Planned, Planner
@@ -65,6 +64,11 @@ class Options:
 
         return LocalBackend(self.runs_dir, self.devices)
 
+    @property
+    def places(self) -> str:
+        """The option that says where the runs are, behind a command that is named."""
+        return steps.places(self.runs_dir)
+
     def settings(self) -> list[str]:
         """Flags that are spec fields, as overrides."""
         return [] if self.gpus is None else [f"launch.gpus={self.gpus}"]
@@ -85,9 +89,19 @@ class Outcome:
             run for run in self.plan if run.run_id in states and states[run.run_id].state != "done"
         ]
 
+    def again(self, where: str) -> str:
+        """The next step where something failed."""
+        return steps.again([status.state for status in (self.states or {}).values()], where)
 
-def carry_out(planner: Planner, options: Options, output: Output, command: str) -> Outcome:
-    """Show the plan and, unless it is a dry run, submit it and wait for its end."""
+
+def carry_out(
+    planner: Planner, options: Options, output: Output, command: str, **fields: object
+) -> Outcome:
+    """Show the plan and, unless it is a dry run, submit it and wait for its end.
+
+    Args:
+        fields: what --json says beside the plan.
+    """
     backend = options.make_backend()
     parse_tags(options.tags)  # a dry run tells what submission would refuse
     end = command.removeprefix("reproduce ") if command.startswith("reproduce ") else ""
@@ -97,17 +111,19 @@ def carry_out(planner: Planner, options: Options, output: Output, command: str) 
         backend.check(jobs)
         texts = backend.preview(jobs)
         hours = estimates.gpu_hours(options.runs_dir, plan)
-        output.listing(tables.plan_table(plan, hours, end))
+        output.listing(tables.plan_table(plan, hours, end, width=output.room()))
         for text in texts:
-            output.result(Text(f"\n{text}"))
-        output.emit(command, dry_run=True, plan=tables.plan_values(plan, hours), sbatch=texts)
+            output.line(Text(f"\n{text}"))
+        values = tables.plan_values(plan, hours)
+        output.emit(command, dry_run=True, plan=values, sbatch=texts, **fields)
         output.next("the same command without --dry-run submits this plan")
         return Outcome(plan, None, 0)
     plan = submit(planner, backend, options.place())
-    output.listing(tables.plan_table(plan, end=end), aside=True)
+    shown = tables.plan_table(plan, end=end, width=output.room(aside=True))
+    output.listing(shown, aside=True)
     if options.detach:
-        output.emit(command, plan=tables.plan_values(plan))
-        output.next(f"carectl status{_where(options)} shows how it goes")
+        output.emit(command, plan=tables.plan_values(plan), **fields)
+        output.next(f"carectl status{options.places} shows how it goes")
         return Outcome(plan, None, 0)
     from carectl.console.progress import wait
 
@@ -116,15 +132,15 @@ def carry_out(planner: Planner, options: Options, output: Output, command: str) 
     try:
         states = hopeless | wait(watched, backend, output)
     except KeyboardInterrupt:
-        output.note("\nDetached: the jobs go on without this terminal.")
-        output.emit(command, plan=tables.plan_values(plan), detached=True)
-        output.next(
-            f"carectl status{_where(options)} shows them, "
-            f"carectl cancel RUN{_where(options)} stops one"
+        output.note(
+            "\nDetached: the jobs go on without this terminal; "
+            f"carectl cancel RUN{options.places} stops one."
         )
+        output.emit(command, plan=tables.plan_values(plan), detached=True, **fields)
+        output.next(f"carectl status{options.places} shows how it goes")
         return Outcome(plan, None, INTERRUPTED)
     if told := publishing.lacking((Run(options.runs_dir / r), s.state) for r, s in states.items()):
-        output.note(f"{told}; carectl status{_where(options)} sends it later")
+        output.note(f"{told}; carectl status{options.places} sends it later")
     code = JOB_FAILED if any(status.state != "done" for status in states.values()) else 0
     return Outcome(plan, states, code)
 
@@ -136,10 +152,10 @@ def report_runs(
     if outcome.states is None:
         return
     for planned in outcome.plan:
-        output.result(tables.detail(Run(options.runs_dir / planned.run_id)))
+        output.line(tables.detail(Run(options.runs_dir / planned.run_id)))
     drawn = _plots(outcome.plan[-1], options, output) if plots and not outcome.failed else []
     for path in drawn:
-        output.result(f"plot: {path}")
+        output.line(f"plot: {path}")
     output.emit(
         command,
         **({"plots": [str(path) for path in drawn]} if plots else {}),
@@ -150,11 +166,10 @@ def report_runs(
         ],
     )
     if outcome.failed:
-        output.next(f"carectl retry --failed{_where(options)}, once what the reason says is mended")
-    elif outcome.plan[-1].kind == "pretrain":
-        output.next(f"carectl eval {outcome.plan[-1].run_id}{_where(options)} probes it")
+        output.next(outcome.again(options.places))
     else:
-        output.next(f"carectl status{_where(options)} lists all runs with their figures")
+        last = Run(options.runs_dir / outcome.plan[-1].run_id)
+        output.next(steps.after(last, runs.status(last), options.places))
 
 
 def _plots(planned: Planned, options: Options, output: Output) -> list[Path]:
@@ -193,11 +208,3 @@ def _storable(key: str) -> bool:
     """Whether MLflow takes a text as a tag's key: it may become a file's place."""
     plain = posixpath.normpath(key) == key and key != "." and not key.startswith(("..", "/"))
     return plain and re.fullmatch(r"[/\w.\- :]{1,250}", key) is not None
-
-
-def _where(options: Options) -> str:
-    return (
-        ""
-        if options.runs_dir == Path("runs")
-        else f" --runs-dir {shlex.quote(str(options.runs_dir))}"
-    )

@@ -102,7 +102,7 @@ Only = Annotated[
     list[str] | None,
     text(
         metavar="TEXT", autocompletion=completion.dataset,
-        help="rows and datasets to keep; repeatable, all must fit",
+        help="rows and datasets to keep, by name or a part of it; repeatable, all must fit",
     ),
 ]  # fmt: skip
 Seeds = Annotated[

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from carectl import targets
-from carectl.console import tables
+from carectl.console import steps, tables
 from carectl.console.output import Output
 from carectl.errors import JOB_FAILED, PARTIAL, TOLERANCE, CommandError
 from carectl.flow import Options, carry_out
@@ -31,46 +33,52 @@ class Request:
 
 def reproduce(request: Request, options: Options, output: Output) -> int:
     """Plan the grids, carry them out and write the reports. Returns the exit code."""
-    planner, contexts = _plan(request, options)
+    planner, contexts, lacking = _plan(request, options, output)
     command = f"reproduce {request.target}"
-    outcome = carry_out(planner, options, output, command)
+    outcome = carry_out(planner, options, output, command, **lacking)
     if outcome.states is None:
         return outcome.code
     documents, fields = _report(request, contexts, options, output)
     output.emit(
         command,
         **fields,
+        **lacking,
         plan=tables.plan_values(outcome.plan),
         states={run: status._asdict() for run, status in outcome.states.items()},
     )
     if outcome.failed:
         for run in outcome.failed:
             output.note(f"{run.run_id}: {outcome.states[run.run_id].reason}")
-        output.next("carectl retry --failed, or the same command again, goes on with what failed")
+        output.next(outcome.again(options.places))
         return JOB_FAILED if len(outcome.failed) == len(outcome.plan) else PARTIAL
     outside = _outside(documents, output)
-    output.next(_next_step(request, contexts))
+    output.next(_next_step(request, contexts, options, fields))
     return TOLERANCE if outside else 0
 
 
 def report(request: Request, options: Options, output: Output) -> int:
     """Write the reports of what is done, without submitting anything. Returns the exit code."""
-    _, contexts = _plan(request, options)
+    _, contexts, lacking = _plan(request, options, output)
     documents, fields = _report(request, contexts, options, output)
-    output.emit(f"report {request.target}", **fields)
+    output.emit(f"report {request.target}", **fields, **lacking)
     outside = _outside(documents, output)
     output.next(
-        f"carectl reproduce {request.target} --profile {request.profile} runs what is missing"
+        f"{_command(request, options)} runs what is missing"
         if any(document.missing for document in documents)
-        else _next_step(request, contexts)
+        else _next_step(request, contexts, options, fields)
     )
     if any(document.failed for document in documents):
         return PARTIAL
     return TOLERANCE if outside else 0
 
 
-def _plan(request: Request, options: Options) -> tuple[Planner, list[Context]]:
-    """One plan of all targets that are asked for.
+def _plan(
+    request: Request, options: Options, output: Output
+) -> tuple[Planner, list[Context], dict[str, object]]:
+    """One plan of all targets that are asked for; of `all` it is said which have nothing of it.
+
+    Returns:
+        The planner, the targets' contexts, and for --json what is left out of `all`, and why.
 
     Raises:
         CommandError: there is no such target, profile or row, or a dataset is not there.
@@ -82,11 +90,48 @@ def _plan(request: Request, options: Options) -> tuple[Planner, list[Context]]:
     contexts = [
         Context(name, request.profile, planner, request.only, seeds, settings) for name in names
     ]
+    lacking: dict[str, object] = {}
     if request.target == targets.ALL:
-        contexts = [context for context in contexts if context.fits()] or contexts[:1]
+        fitting = [context for context in contexts if context.fits()] or contexts[:1]
+        left = {c.target: _lacks(c) for c in contexts if c not in fitting}
+        contexts, lacking = fitting, {"left_out": left}
+        _tell(left, output)
     for context in contexts:
         targets.load(context.target).plan(context)
-    return planner, contexts
+    return planner, contexts, lacking
+
+
+def _lacks(context: Context) -> str:
+    """Why a target has nothing of what is asked for."""
+    if context.profile in context.grid.profiles:
+        return f"nothing that fits {_quoted('--only', context.only)}"
+    return f"no profile '{context.profile}'"
+
+
+def _tell(left: Mapping[str, str], output: Output) -> None:
+    """Say which targets are left out, those of one reason together."""
+    for why in dict.fromkeys(left.values()):
+        names = [target for target, reason in left.items() if reason == why]
+        output.note(f"left out: {', '.join(names)} ({why})")
+
+
+def _quoted(option: str, values: Sequence[str]) -> str:
+    """An option that may be given many times, as it is written."""
+    return " ".join(f"{option} {shlex.quote(value)}" for value in values)
+
+
+def _command(request: Request, options: Options, seeds: str | None = None) -> str:
+    """The command that trains what was asked for, perhaps with other seeds."""
+    seeds = seeds or request.seeds
+    words = (
+        f"carectl reproduce {request.target}",
+        f"--profile {request.profile}" if request.profile != "paper" else "",
+        _quoted("--only", request.only),
+        f"--seeds {seeds}" if seeds else "",
+        _quoted("-o", request.overrides),
+    )
+    where = steps.places(options.runs_dir, options.data_dir)
+    return " ".join(word for word in words if word) + where
 
 
 def _report(
@@ -100,12 +145,12 @@ def _report(
     for context in contexts:
         document = targets.load(context.target).document(context)
         paths = writing.write(document, place / context.name)
-        output.result(terminal.render(document, output.out.width))
+        output.listing(terminal.render(document, output.room()))
         folder = place / context.name
         tracked.store(context.target, [document], folder, paths.values(), options, output)
         documents.append(document)
         written[context.target] = {name: str(path) for name, path in paths.items()}
-        output.result(f"html: {paths['html']}")
+        output.line(f"html: {paths['html']}")
     fields: dict[str, object] = {
         "profile": request.profile,
         "report": written[contexts[0].target],
@@ -116,7 +161,7 @@ def _report(
         folder = place / contexts[0].name.replace(contexts[0].target, targets.ALL, 1)
         page = writing.write_page(documents, folder / "index.html", "The paper, reproduced")
         tracked.store(targets.ALL, documents, folder, [page], options, output)
-        output.result(f"all of it: {page}")
+        output.line(f"all of it: {page}")
         fields["report"] = {"html": str(page)}
     return documents, fields
 
@@ -143,11 +188,12 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
     return found
 
 
-def _next_step(request: Request, contexts: Sequence[Context]) -> str:
+def _next_step(
+    request: Request, contexts: Sequence[Context], options: Options, fields: Mapping[str, Any]
+) -> str:
+    """What comes next where all is done: on digits the spread over seeds, else the page."""
     seeds = {cell.seed for context in contexts for cell in context.cells}
     if request.profile == "digits" and len(seeds) < 3:
-        return (
-            f"carectl reproduce {request.target} --profile digits --seeds 0,1,2 measures the "
-            "spread (runs that are done are reused)"
-        )
-    return "carectl status lists the runs, carectl status RUN shows one with its MLflow link"
+        command = _command(request, options, "0,1,2")
+        return f"{command} measures the spread (runs that are done are reused)"
+    return f"open {fields['report']['html']} in a browser"

@@ -21,8 +21,18 @@ from carectl.options import (
     text,
 )
 
-spec_app = App(help="Look at specs: check, show, schema, diff.")
-data_app = App(help="Look after datasets: list, prepare, verify.")
+spec_app = App(
+    help="""Look at specs: check, show, schema, diff.
+
+    Example: carectl spec show cifar10/care-simclr
+    """
+)
+data_app = App(
+    help="""Look after datasets: list, prepare, verify.
+
+    Example: carectl data list
+    """
+)
 
 
 @spec_app.command("check")
@@ -32,14 +42,15 @@ def spec_check(spec: SpecArg, override: Override = None, json: Json = False) -> 
     Example: carectl spec check my.yaml
     """
     from carectl import specs
+    from carectl.console import steps
     from carectl.console.output import Output
 
     path = specs.find(spec)
     loaded = specs.load(path, override or [])
     output = Output(json)
-    output.result(f"{path}: good")
+    output.line(f"{path}: good")
     output.emit("spec check", spec=loaded.name, good=True)
-    output.next(f"carectl pretrain {spec} --dry-run")
+    output.next(f"carectl pretrain {steps.spec(spec, override)} --dry-run")
 
 
 @spec_app.command("show")
@@ -49,12 +60,15 @@ def spec_show(spec: SpecArg, override: Override = None, json: Json = False) -> N
     Example: carectl spec show cifar10/care-simclr -o fidelity=official
     """
     from carectl import specs
+    from carectl.console import steps
     from carectl.console.output import Output
 
     found = specs.resolve(specs.find(spec), override or [])
     if not json:  # comments after the YAML: what is printed can be loaded
         typer.echo(f"{specs.dump(found.spec)}\n{found.comments()}")
-    Output(json).emit("spec show", spec=found.spec.model_dump(mode="json"), **found.values)
+    output = Output(json)
+    output.emit("spec show", spec=found.spec.model_dump(mode="json"), **found.values)
+    output.next(f"carectl pretrain {steps.spec(spec, override)} --dry-run", aside=True)
 
 
 @spec_app.command("schema")
@@ -66,8 +80,11 @@ def spec_schema() -> None:
     import json
 
     from carectl import specs
+    from carectl.console.output import Output
 
     typer.echo(json.dumps(specs.schema(), indent=1))
+    output = Output(as_json=False)
+    output.next("begin a spec with # yaml-language-server: $schema=care.schema.json", aside=True)
 
 
 @spec_app.command("diff")
@@ -116,8 +133,9 @@ def data_prepare(
     Example: carectl data prepare cifar10
     """
     from carectl.console.datasets import prepare
+    from carectl.console.output import Output
 
-    prepare(name, data_dir, imagenet)
+    prepare(name, data_dir, imagenet, Output(as_json=False))
 
 
 @data_app.command("verify")
@@ -134,5 +152,6 @@ def data_verify(
     Example: carectl data verify cifar10
     """
     from carectl.console.datasets import verify
+    from carectl.console.output import Output
 
-    verify(name, data_dir, path, quick=quick)
+    verify(name, data_dir, path, Output(as_json=False), quick=quick)

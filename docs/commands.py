@@ -23,6 +23,7 @@ REPORT = {
     "report": "paths of the first target's files; for all, of the page",
     "reports": "by target: paths of html, csv, json, pictures and so on",
     "documents": "by target: tables, figures, findings, and what differs, as values",
+    "left_out": "of all: why, by target, for those that have nothing of what is asked",
 }
 
 #: Top-level keys beside version and command. `logs`, `ui`, `spec schema`, `data prepare` and `data

@@ -138,7 +138,7 @@ def test_the_command_line_starts_without_anything_heavy() -> None:
         (["status", "--state", "dead"], 2, "must be one of"),
         (["logs", "nothing"], 2, "no run"),
         (["cancel", "nothing"], 2, "no run"),
-        (["data", "prepare", "imagenet"], 3, "no dataset 'imagenet'"),
+        (["data", "prepare", "imagenet"], 2, "did you mean 'imagenet100'"),
         (["data", "verify", "stl10"], 3, "stl10_binary/train_X.bin: missing"),
         (["pretrain"], 2, "Missing argument"),
         (["pretrain", "digits/simclr", "--gpu", "1"], 2, "No such option"),

@@ -213,7 +213,7 @@ ASKED = {
     "pretrain": [["digits/simclr", "--dry-run"]],
     "eval": [["RUN", "--dry-run"]],
     "reproduce": [["table1", "--profile", "digits", "--dry-run"]],
-    "report": [["table1", "--profile", "digits"]],
+    "report": [["all", "--profile", "digits-all", "--only", "BYOL"]],
     "status": [[]],
     "cancel": [["RUN"]],
     "retry": [["--failed", "--dry-run"]],

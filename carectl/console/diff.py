@@ -9,6 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from carectl import records, runs, specs
+from carectl.console import steps
 from carectl.console.output import Output
 from carectl.errors import CommandError
 from carectl.tracking import flatten
@@ -24,9 +25,19 @@ def show(one: str, other: str, overrides: Sequence[str], runs_dir: Path, output:
     right = flatten(_fields(other, overrides, runs_dir))
     keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
     lines = [f"{key}: {left.get(key, '-')} → {right.get(key, '-')}" for key in keys]
-    output.result(Text("\n".join(lines) or "the same"))  # values may have brackets
+    output.line(Text("\n".join(lines) or "the same"))
     found = {key: [left.get(key), right.get(key)] for key in keys}
     output.emit("spec diff", one=one, other=other, differences=found)
+    output.next(f"{_command(other, overrides, runs_dir)} shows all of the second", aside=True)
+
+
+def _command(text: str, overrides: Sequence[str], runs_dir: Path) -> str:
+    """What shows one side whole."""
+    try:
+        run = runs.find(runs_dir, text)
+    except CommandError:
+        return f"carectl spec show {steps.spec(text, overrides)}"
+    return f"carectl status {run.id}{steps.places(runs_dir)}"
 
 
 def _fields(text: str, overrides: Sequence[str], runs_dir: Path) -> dict[str, Any]:

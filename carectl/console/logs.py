@@ -6,19 +6,24 @@ import sys
 import time
 
 from carectl import runs
+from carectl.console import steps
 from carectl.console.clean import clean
+from carectl.console.output import Output
 from carectl.errors import CommandError
 from carectl.runs import Run
 
 
-def show(run: Run, follow: bool, rank: int) -> None:
+def show(run: Run, follow: bool, rank: int, output: Output) -> None:
     """Print the output and errors of one rank; with `follow`, go on until the job ends.
 
     Raises:
         CommandError: the run has not started.
     """
+    where = steps.places(run.path.parent)
     if not run.attempts:
-        raise CommandError(f"{run.id} has not been submitted")
+        raise CommandError(
+            f"{run.id} has not been submitted; carectl status {run.id}{where} shows it"
+        )
     newest = run.attempts[-1]
     if rank and not (newest / f"handle-{rank}.json").exists():
         ranks = len(list(newest.glob("handle*.json")))
@@ -33,5 +38,6 @@ def show(run: Run, follow: bool, rank: int) -> None:
                 seen[path.name] = file.tell()
         sys.stdout.flush()
         if ended or not follow:
+            output.next(steps.after(run, runs.status(run), where, read=True), aside=True)
             return
         time.sleep(0.5)

@@ -28,26 +28,47 @@ class Output:
         """Whether stdout is a terminal in which lines can be written over."""
         return self.out.is_terminal and not self.out.is_dumb_terminal
 
+    def room(self, *, aside: bool = False) -> int:
+        """Columns that a table may take."""
+        console = self.err if aside else self.out
+        return console.width if console.is_terminal else UNWRAPPED
+
     def result(self, renderable: Any) -> None:
-        """A result for people."""
+        """A result for people, in sentences that are folded between words."""
         self.out.print(renderable)
 
+    def line(self, text: Any) -> None:
+        """A result that is to be copied, such as a path: only the terminal itself folds it."""
+        self.out.print(text, soft_wrap=True)
+
     def listing(self, renderable: Any, *, aside: bool = False) -> None:
-        """A table with a line a thing: never folded in a pipe, so that it can be searched."""
+        """A table with a line a thing: in a pipe neither folded nor padded, so that it is searched.
+
+        In a terminal too narrow for its words the terminal folds it: no id is cut.
+        """
         console = self.err if aside else self.out
-        if not console.is_terminal:
-            console = PlainConsole(stderr=console.stderr, width=UNWRAPPED)
-        console.print(renderable)
+        if console.is_terminal:
+            free = console.options.update(max_width=UNWRAPPED)
+            least = console.measure(renderable, options=free).minimum
+            if least > console.width:
+                console = PlainConsole(stderr=console.stderr, width=least)
+            console.print(renderable)
+            return
+        wide = PlainConsole(stderr=console.stderr, width=UNWRAPPED)
+        with wide.capture() as printed:
+            wide.print(renderable)
+        lines = (line.rstrip() for line in printed.get().splitlines())
+        print("\n".join(lines), file=console.file)
 
     def note(self, text: str) -> None:
         """A word on what happens, which is no result."""
         self.err.print(text)
 
-    def next(self, text: str) -> None:
-        """The one next step that ends a command."""
+    def next(self, text: str, *, aside: bool = False) -> None:
+        """The one next step that ends a command; `aside` where stdout is to be kept in a file."""
         if text.startswith("carectl "):
             text = f"{program()} {text.removeprefix('carectl ')}"
-        console = self.err if self.as_json else self.out
+        console = self.err if aside or self.as_json else self.out
         console.print(f"Next: {text}", soft_wrap=True)  # a command that is folded cannot be copied
 
     def emit(self, command: str, **fields: Any) -> None:

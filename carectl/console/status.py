@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.live import Live
 
 from carectl import publishing, runs
-from carectl.console import tables
+from carectl.console import steps, tables
 from carectl.console.clean import clean
 from carectl.console.output import Output
 from carectl.errors import CommandError
@@ -40,25 +40,35 @@ def show(
     for state in states:
         if state not in get_args(State):
             raise CommandError(f"--state {state}: must be one of {', '.join(get_args(State))}")
-    where = "" if runs_dir == Path("runs") else f" --runs-dir {shlex.quote(str(runs_dir))}"
+    where = steps.places(runs_dir)
     if name:
         run = runs.find(runs_dir, name)
-        output.result(tables.detail(run))
+        output.line(tables.detail(run))
         output.emit("status", as_of=time.time(), runs=[tables.status_values(run, runs.status(run))])
-        output.next(f"carectl logs {run.id}{where}" if run.attempts else f"carectl status{where}")
+        output.next(steps.after(run, runs.status(run), where))
         return
     keep_going(runs_dir)
     if watch and output.lively and not output.as_json:
         _watch(runs_dir, states, output)
     rows = _rows(runs_dir, states, {})
-    _list(rows, "no run in that state" if states else f"no runs in {runs_dir}", every, output)
+    ranked = _sorted(rows)
+    _list(ranked, "no run in that state" if states else f"no runs in {runs_dir}", every, output)
     if output.as_json:  # of thousands of runs the values take as long as the lines
         output.emit("status", as_of=time.time(), runs=[tables.status_values(*row) for row in rows])
     if told := publishing.told(publishing.catch_up((run, status.state) for run, status in rows)):
         output.note(told)
-    output.next(
-        f"carectl status RUN{where} shows one" if rows else "carectl pretrain digits/care-simclr"
-    )
+    output.next(_next(ranked, bool(states), where))
+
+
+def _next(rows: Sequence[tuple[Run, Status]], chosen: bool, where: str) -> str:
+    """The first row is what a person looks for first: what failed, or else is newest."""
+    if rows:
+        run, status = rows[0]
+        why = {"failed": " and why it failed", "lost": " and why it was lost"}
+        return f"carectl status {run.id}{where} shows all of it{why.get(status.state, '')}"
+    if chosen:
+        return f"carectl status{where} lists the runs of all states"
+    return f"carectl pretrain digits/care-simclr{where}"
 
 
 def _list(rows: list[tuple[Run, Status]], nothing: str, every: bool, output: Output) -> None:
@@ -68,7 +78,7 @@ def _list(rows: list[tuple[Run, Status]], nothing: str, every: bool, output: Out
         output.result(tables.summary(rows))
         fits = min(SHOWN, max(10, output.out.height - AROUND))
         limit = len(rows) if every or not output.out.is_terminal else fits
-        first = _sorted(rows)[:limit]
+        first = rows[:limit]
         if output.out.is_terminal and len(first) <= MANY:
             output.listing(tables.status_table(first, output.out.width))
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -18,28 +18,53 @@ from carectl.runs import Run, Status
 
 
 def plan_table(
-    plan: Sequence[Planned], hours: Mapping[str, Estimate] | None = None, end: str = ""
+    plan: Sequence[Planned],
+    hours: Mapping[str, Estimate] | None = None,
+    end: str = "",
+    *,
+    width: int,
 ) -> Table:
     """Each run of a plan: what will be done with it, why, what it waits for, what it may cost.
 
-    `end` is what is made of all of them, such as a table.
+    Where `width` is small, what it waits for goes, which the branch shows too, and then the reason
+    has a line of its own: an id is never cut.
+
+    Args:
+        end: what is made of all of them, such as a table.
     """
+    cells = list(_plan_cells(plan, hours or {}, end))
+    widths = [max(map(len, column)) for column in zip(_PLAN, *cells, strict=True)]
+    reason = min(NOTE, widths[3])
+    shown = [0, 1, 2] if _room(width, widths, (0, 1, 2)) >= reason else [0, 1]
+    beside = _room(width, widths, shown) >= reason
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("action", "run", "after"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("reason", overflow="fold")
+    for number in shown:
+        table.add_column(_PLAN[number], no_wrap=True, width=widths[number])
+    if beside:
+        table.add_column(_PLAN[3], overflow="fold")
+    for row in cells:
+        words = [Text(row[3])] if beside else []
+        table.add_row(state_text(row[0]), *(Text(row[n]) for n in shown[1:]), *words)
+        if row[3] and not beside:
+            table.add_row("", Text(row[3], overflow="fold", no_wrap=False))
+    return table
+
+
+_PLAN = ("action", "run", "after", "reason")
+
+
+def _plan_cells(
+    plan: Sequence[Planned], hours: Mapping[str, Estimate], end: str
+) -> Iterator[tuple[str, ...]]:
     ids = {run.run_id for run in plan}
     for run in plan:
         after = ", ".join(name.rsplit("-", 1)[-1] for name in run.depends)
         branch = "└─ " if ids & set(run.depends) else ""
-        words = run.reason
-        if hours and run.run_id in hours:
-            cost = hours[run.run_id].words
-            words = f"{words}; {cost}" if words else cost
-        table.add_row(state_text(run.action), Text(branch + run.run_id), after, Text(words))
+        cost = hours[run.run_id].words if run.run_id in hours else ""
+        words = "; ".join(text for text in (run.reason, cost) if text)
+        yield run.action, branch + run.run_id, after, words
     if end:
-        table.add_row("", Text(end), "all", "made once they are done")
-    return table
+        yield "", end, "all", "made once they are done"
 
 
 def plan_values(
@@ -148,28 +173,29 @@ def status_values(run: Run, status: Status) -> dict[str, Any]:
     }
 
 
-def detail(run: Run) -> Table:
-    """Everything about one run, with where it is tracked."""
+def detail(run: Run) -> Text:
+    """Everything about one run, a line each, with where it is tracked."""
     status = runs.status(run)
     record, job = run.record, run.job.get("tracking")
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    table.add_row("run", Text(run.id))
-    table.add_row("state", state_text(status.state))
-    if status.reason:
-        table.add_row("reason", Text(status.reason))
-    if damage := records.broken(run.path):
-        table.add_row("damaged", Text(damage))
-    table.add_row("kind", f"{record.get('kind')} of {record.get('name')}")
-    for key, value in {**run.progress.get("metrics", {}), **_flat_result(run)}.items():
-        table.add_row(key, Text(_number(value)))
+    rows: dict[str, str | Text] = {
+        "run": run.id,
+        "state": state_text(status.state),
+        "reason": status.reason,
+        "damaged": records.broken(run.path),
+        "kind": f"{record.get('kind')} of {record.get('name')}",
+        **{k: _number(v) for k, v in run.progress.get("metrics", {}).items()},
+        **{k: _number(v) for k, v in _flat_result(run).items()},
+    }
     if job:
-        table.add_row(
-            "mlflow", Text(tracking.link(job["uri"], job.get("experiment_id", ""), job["run_id"]))
-        )
-    table.add_row("folder", Text(str(run.path)))
-    return table
+        rows["mlflow"] = tracking.link(job["uri"], job.get("experiment_id", ""), job["run_id"])
+    rows["folder"] = str(run.path)
+    widest = max(map(len, rows))
+    lines = (
+        Text.assemble((key.ljust(widest), "bold"), "  ", value)
+        for key, value in rows.items()
+        if value
+    )
+    return Text("\n").join(lines)
 
 
 def progress_values(run: Run) -> dict[str, str]:
@@ -215,7 +241,11 @@ def _headline(run: Run) -> str:
 
 def _flat_result(run: Run) -> dict[str, Any]:
     result = run.result or {}
-    return {k: v for k, v in tracking.flatten(result).items() if not k.startswith("metrics")}
+    return {
+        key: value
+        for key, value in tracking.flatten(result).items()
+        if not key.startswith("metrics") and key != "kind"
+    }
 
 
 def _number(value: Any) -> str:
