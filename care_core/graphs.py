@@ -7,7 +7,8 @@ launches of a step are recorded and played back by one call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -71,6 +72,15 @@ class Recorded:
                 place.copy_(tensor, non_blocking=True)
         self.graph.replay()
         return [tensor.clone() for tensor in self.made]  # the next call writes there again
+
+    @contextlib.contextmanager
+    def launched(self) -> Iterator[None]:
+        """Within, every call is launched from the host, so that it can be looked into."""
+        on, self.on = self.on, False
+        try:
+            yield
+        finally:
+            self.on = on
 
     def _here(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)

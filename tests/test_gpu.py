@@ -14,6 +14,7 @@ from care_core import data, methods, pretrain
 from care_core.device import set_up
 from care_core.distributed import ALONE
 from care_core.errors import CareError
+from care_core.graphs import WARM_UP
 from care_core.spec import PretrainSpec
 from care_core.stepping import Stepper
 from care_core.views.feed import Feed
@@ -28,11 +29,14 @@ def exact() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("default")
 
 
-def spec_of(method: str, precision: str = "fp32", compiled: str = "off") -> PretrainSpec:
+def spec_of(
+    method: str, precision: str = "fp32", compiled: str = "off", graphs: bool = True
+) -> PretrainSpec:
     return tiny(
         method=METHODS[method] | ({"queue": 640} if method == "moco" else {}),
         training={"batch_size": 128, "precision": precision},
-        launch={"compile": compiled},
+        bn={"replicas": 2 if method == "moco" else 1},  # its keys are shuffled
+        launch={"compile": compiled, "cuda_graphs": graphs},
     )
 
 
@@ -46,7 +50,7 @@ def trainer(spec: PretrainSpec, device: str) -> tuple[Feed, Stepper]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_never_waits_for_the_device(method: str, precision: str) -> None:
-    feed, stepper = trainer(spec_of(method, precision), "cuda")
+    feed, stepper = trainer(spec_of(method, precision, graphs=False), "cuda")
     for images in feed.steps(0, 2):  # the first ones set up what is set up once
         stepper.update(images, 1e-3, 0.1)
     torch.cuda.set_sync_debug_mode("error")
@@ -54,6 +58,57 @@ def test_a_step_never_waits_for_the_device(method: str, precision: str) -> None:
         terms = stepper.update(images, 1e-3, 0.1)
     torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(terms["loss"])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_recorded_steps_are_those_that_are_launched(method: str, precision: str) -> None:
+    """Bitwise: weights, moments, statistics, slow copies, queues, and every term on the way."""
+    ends = []
+    for graphs in (False, True):
+        feed, stepper = trainer(spec_of(method, precision, graphs=graphs), "cuda")
+        # the same views for both: the recorded augmentation may round otherwise
+        views = feed if not ends else ends[0][0]
+        losses = []
+        for images in views.steps(0, WARM_UP + 4):
+            if images.number == WARM_UP + 2:
+                torch.cuda.set_sync_debug_mode("error")
+            terms = stepper.update(images, 1e-3 / (1 + images.number), images.number / 10)
+            losses.append(torch.stack(list(terms.values())))
+        torch.cuda.set_sync_debug_mode("default")
+        assert (stepper.recorded.graph is not None) == graphs
+        ends.append((feed, torch.stack(losses), stepper))
+    (_, terms, one), (_, others, other) = ends
+    assert torch.equal(terms, others)
+    mine, theirs = one.method.state_dict(), other.method.state_dict()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    pairs = zip(one.optimizer.state.values(), other.optimizer.state.values(), strict=True)
+    assert all(torch.equal(a[key], b[key]) for a, b in pairs for key in a)
+
+
+def test_a_recorded_step_that_is_not_finite_changes_nothing() -> None:
+    feed, stepper = trainer(spec_of("moco"), "cuda")
+    for images in feed.steps(0, WARM_UP + 2):
+        stepper.update(images, 1e-3, 0.1)
+    before = {name: value.clone() for name, value in stepper.method.state_dict().items()}
+    images = next(feed.steps(WARM_UP + 2, WARM_UP + 3))
+    images.views[0][0, 0, 0, 0] = torch.nan
+    stepper.update(images, 1e-3, 0.1)
+    after = stepper.method.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert [int(count) for count in stepper.guard.counts()] == [WARM_UP + 3, 1, 1]
+    stepper.update(next(feed.steps(WARM_UP + 3, WARM_UP + 4)), 1e-3, 0.1)
+    assert [int(count) for count in stepper.guard.counts()] == [WARM_UP + 3, 1, 0]
+
+
+@pytest.mark.parametrize("method", ["simclr", "equimod of simclr"])
+def test_recorded_views_are_those_that_are_launched(method: str) -> None:
+    recorded = trainer(spec_of(method), "cuda")[0].steps(0, WARM_UP + 4)
+    launched = trainer(spec_of(method, graphs=False), "cuda")[0].steps(0, WARM_UP + 4)
+    for one, other in zip(recorded, launched, strict=True):
+        for a, b in zip(one.tensors, other.tensors, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+            assert a.is_contiguous(memory_format=torch.channels_last) or a.ndim == 3
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -82,7 +137,7 @@ def test_compiled_steps_are_the_same_function(compiled: str, precision: str) -> 
     for how in ("off", compiled):
         feed, stepper = trainer(spec_of("simclr", precision, how), "cuda")
         losses.append(
-            [float(stepper.update(images, 1e-4, 0.1)["loss"]) for images in feed.steps(0, 6)]
+            [float(stepper.update(images, 1e-4, 0.1)["loss"]) for images in feed.steps(0, 7)]
         )
     bound = 1e-3 if precision == "fp32" else 2e-2
     assert losses[1] == pytest.approx(losses[0], rel=bound)

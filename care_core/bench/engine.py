@@ -70,7 +70,8 @@ class Engine:
     def phases(self) -> dict[str, float]:
         """Seconds of each of PHASES in one step, the device waited for between them.
 
-        `forward` is what passes through networks, `loss` all else of the method's forward.
+        An update that is recorded is launched for it, which takes longer. `forward` is what passes
+        through networks, `loss` all else of the method's forward.
         """
         at: dict[str, float] = {}
         method, through = self.stepper.method, self.stepper.method.through
@@ -95,9 +96,10 @@ class Engine:
         )
         method.through = timed  # type: ignore[method-assign, assignment]
         try:
-            mark("start")
-            self.step()
-            mark("end")
+            with self.stepper.recorded.launched():
+                mark("start")
+                self.step()
+                mark("end")
         finally:
             del method.through
             for hook in hooks:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from care_core import methods, models
 from care_core.arrangement import arrange
 from care_core.distributed import ALONE
+from care_core.graphs import Recorded, recordable
 from care_core.methods import Method, Step
 from care_core.optim import build_optimizer
 from care_core.precision import autocast
@@ -31,12 +32,21 @@ class Floor:
         with torch.no_grad():
             output = forward()
         self.gradient = torch.randn_like(output) / len(output)
+        self.recorded = Recorded(
+            self._launch, output.device, recordable(spec, ALONE, output.device)
+        )
+        for group in self.optimizer.param_groups:
+            group["capturable"] = self.recorded.on
 
     def step(self) -> None:
-        """One round."""
+        """One round, recorded where the engine's step is."""
+        self.recorded([])
+
+    def _launch(self, _: list[Tensor]) -> list[Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         self.forward().backward(self.gradient)
         self.optimizer.step()
+        return []
 
 
 def same_function(spec: PretrainSpec, ready: Step, device: torch.device) -> Floor:

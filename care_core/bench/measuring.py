@@ -123,6 +123,7 @@ class _Subject:
             "batch": batch,
             "precision": spec.training.precision,
             "compile": spec.launch.compile,
+            "recorded": self.engine.stepper.recorded.on,
             "passes": sum(work.passes(spec)),
             "device": describe(device),
             "step_s": step,
@@ -148,8 +149,9 @@ class _Subject:
         if self.device.type != "cuda":
             return {"process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
         stepper, base = self.engine.stepper, self.floors["floor"]
-        step = _peak(self.engine.step, stepper.method, stepper.optimizer)
-        least = _peak(base.step, base.encoder, base.optimizer)
+        with stepper.recorded.launched(), base.recorded.launched():  # a recording keeps its memory
+            step = _peak(self.engine.step, stepper.method, stepper.optimizer)
+            least = _peak(base.step, base.encoder, base.optimizer)
         return {"step_bytes": step, "floor_bytes": least, "step_over_floor": step / least}
 
 

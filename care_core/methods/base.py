@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from care_core import losses, models
 from care_core.batchnorm import through
 from care_core.distributed import World
+from care_core.graphs import recordable
 from care_core.precision import autocast, widened
 from care_core.spec import PretrainSpec
 from care_core.views.step import Step
@@ -71,10 +72,13 @@ class Method(nn.Module):
 
     def _compiled(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         """The network's compiled twin, if it is to have one. It shares the weights."""
-        how = self.spec.launch.compile
+        how: str = self.spec.launch.compile
         if how == "off":
             return network
         if network not in self.compiled:
+            device = next(network.parameters()).device
+            if how == "max-autotune" and recordable(self.spec, self.world, device):
+                how += "-no-cudagraphs"  # the whole step is one
             mode = None if how == "default" else how
             self.compiled[network] = torch.compile(network, mode=mode, dynamic=False)
         return self.compiled[network]

@@ -36,6 +36,7 @@ def subject(found: Mapping[str, Any]) -> Group:
         f"\n{found['name']}: {found['backbone']}, {found['image_size']} px, batch "
         f"{found['batch']} x {found['passes']:g} passes, {found['precision']}"
         + ("" if compiled == "off" else f", compile {compiled}")
+        + (", CUDA graphs" if found["recorded"] else "")
         + f"\n{device['name']}, {threads}, torch {device['torch']}"
     )
     return Group(
@@ -59,7 +60,8 @@ def _times(found: Mapping[str, Any]) -> Table:
 def _phases(found: Mapping[str, Any]) -> Table:
     phases = found["phases_s"]
     table = _table("phase", *phases)
-    table.add_row("ms", *map(_ms, phases.values()))
+    unit = "ms, launched one by one" if found["recorded"] else "ms"
+    table.add_row(unit, *map(_ms, phases.values()))
     return table
 
 
