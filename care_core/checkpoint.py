@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import nn
 
 from care_core.distributed import ALONE, World
 from care_core.errors import CheckpointError, StorageError
-from care_core.files import storage_error, write_bytes
+from care_core.files import read_whole, storage_error, write_bytes
 
 _NAME = re.compile(r"e(\d+)(\+?)-s(\d+)-([0-9a-f]{16})\.pt")
 
@@ -97,7 +98,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         StorageError: it is there but cannot be read now, which says nothing of its content.
     """
     try:
-        data = path.read_bytes()
+        data = read_whole(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: is not there") from error
     except OSError as error:
@@ -109,7 +110,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged or truncated (its content is not what was written)")
     require_unpacked(path, data)
     try:
-        state = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+        state = unpickled(data, device)
     except UnpicklingError as error:
         raise CheckpointError(
             f"{path}: refused, it is not a file of tensors alone; loading it could run code"
@@ -123,6 +124,16 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
             f"{path}: is not what its name says, but the state after step {state['step']}"
         )
     return state
+
+
+def unpickled(data: bytes, device: torch.device | str = "cpu") -> Any:
+    """What torch saved, tensors and plain values only; it may raise whatever damage makes it raise.
+
+    torch warns of odd files before it refuses them, in words of its own place in the source.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
 
 
 def require_unpacked(path: Path, data: bytes) -> None:

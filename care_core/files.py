@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,28 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     write_bytes(path, (json.dumps(value, indent=1) + "\n").encode(), durable=durable)
 
 
+def read_whole(path: Path) -> bytes:
+    """The content of a file. A pipe or a device in its place, which may never end, is not read.
+
+    Raises:
+        OSError: it is not there, is no regular file, or is larger than the memory.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is not waited for
+    with os.fdopen(handle, "rb", buffering=0) as file:
+        kind = os.fstat(handle).st_mode
+        if not stat.S_ISREG(kind):
+            number = errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL
+            raise OSError(number, "is not a regular file")
+        try:
+            return file.readall()
+        except MemoryError:
+            raise OSError(errno.ENOMEM, "it is larger than the memory") from None
+
+
 def read_json(path: Path) -> Any:
     """The file's value, or None where there is no readable JSON."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - hot: a status reads tens of thousands
-            return json.loads(file.read())
+        return json.loads(read_whole(path))
     except (OSError, ValueError, RecursionError):
         return None
 

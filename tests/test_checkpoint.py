@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import torch
 
 from care_core import checkpoint
 from care_core.errors import CheckpointError, StorageError
-from care_core.files import read_json, write_json
+from care_core.files import read_json, read_whole, write_json
+from care_core.interchange import official
 
 
 def state(step: int = 0) -> dict[str, Any]:
@@ -218,3 +221,37 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         write_json(path, 2)
     assert read_json(path) == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_or_a_device_is_no_file_and_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.pt"
+    os.mkfifo(pipe)  # nobody writes into it: who opens it as a file waits without end
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(StorageError, match="is not a regular file"):
+            checkpoint.read(path)
+        with pytest.raises(CheckpointError, match="is not a regular file"):
+            official.read(path)
+        assert read_json(path) is None
+    with pytest.raises(IsADirectoryError):
+        read_whole(tmp_path)
+
+
+def test_a_file_larger_than_the_memory_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "large.pt"
+    with path.open("wb") as file:
+        file.truncate(2**43)  # holes: it takes no room
+    with pytest.raises(StorageError, match="larger than the memory"):
+        checkpoint.read(path)
+    with pytest.raises(CheckpointError, match="larger than the memory"):
+        official.read(path)
+
+
+def test_what_is_refused_is_told_once_without_a_warning_of_torch(tmp_path: Path) -> None:
+    path = tmp_path / "odd.pt"
+    path.write_bytes(pickle.dumps(os.system, protocol=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(CheckpointError, match="refused"):
+            checkpoint.read(path)
+        with pytest.raises(CheckpointError, match="refused"):
+            official.read(path)

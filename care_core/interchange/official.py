@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from care_core import checkpoint, models
 from care_core.errors import CheckpointError
+from care_core.files import read_whole
 from care_core.spec.sections import Model
 
 Kind = Literal["cifar", "imagenet"]
@@ -110,14 +110,14 @@ def read(path: Path) -> Official:
 
 def _load(path: Path) -> tuple[bytes, dict[str, Any]]:
     try:
-        data = path.read_bytes()
+        data = read_whole(path)
     except (OSError, ValueError) as error:  # a ValueError: no file can have such a name
         why = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{path}: cannot be read ({why})") from error
     checkpoint.require_unpacked(path, data)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            content = checkpoint.unpickled(data)
     except UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named is None:
