@@ -171,3 +171,14 @@ def test_the_centre_is_that_of_the_usual_evaluation(width: int, height: int) -> 
     usual = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224)])
     assert torch.equal(centred(image, 224), usual(image))
     assert centred(image, 32).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_strip_of_one_pixel_does_not_become_one_of_any_size(turned: bool) -> None:
+    usual = v2.Compose([v2.Resize(16, antialias=True), v2.CenterCrop(14)])
+    long = torch.randint(256, (3, 1, 3000), dtype=torch.uint8)
+    endless = torch.zeros(3, 1, 20_000_000, dtype=torch.uint8)  # whole it would take terabytes
+    if turned:
+        long, endless = long.mT.contiguous(), endless.mT.contiguous()
+    assert torch.equal(centred(long, 14), usual(long))
+    assert centred(endless, 224).shape == (3, 224, 224)

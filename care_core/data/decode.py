@@ -21,6 +21,7 @@ from care_core.data import workers
 from care_core.errors import DataError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_LONGEST = 1000  # times the shorter side: beyond it the ends are cut off before anything is resized
 
 
 class UndecodableError(DataError):
@@ -58,8 +59,20 @@ def crop(image: Tensor, box: Tensor | Sequence[int], size: int) -> Tensor:
 
 def centred(image: Tensor, size: int) -> Tensor:
     """(3, size, size) uint8: the centre once the shorter side is size · 8/7 (256 for 224)."""
-    whole = TF.resize(image, [round(size * 8 / 7)], antialias=True)
+    whole = TF.resize(_middle(image), [round(size * 8 / 7)], antialias=True)
     return TF.center_crop(whole, [size, size])
+
+
+def _middle(image: Tensor) -> Tensor:
+    """The image without the ends of a very long one, which are far from its centre.
+
+    The shorter side decides how much larger both become: 1 × 65,000 pixels, a file of 300 bytes,
+    would be 256 × 17 million.
+    """
+    height, width = image.shape[-2:]
+    most = _LONGEST * min(height, width)
+    above, left = max(0, height - most) // 2, max(0, width - most) // 2
+    return image[..., above : height - above, left : width - left]
 
 
 def _rgb(content: bytearray) -> Tensor:
