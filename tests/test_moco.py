@@ -35,7 +35,7 @@ def images() -> Tensor:
 
 def _keys(method: MoCo, mine: Tensor, number: int) -> Tensor:
     method.before_step(number)
-    return method._keys(mine)
+    return method._encode_keys(mine)
 
 
 def keys_of(rank: int, size: int, folder: Path, spec: str) -> dict[str, Tensor]:

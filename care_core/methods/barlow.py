@@ -22,6 +22,7 @@ class BarlowTwins(Method):
         self.off_diagonal = own.off_diagonal
 
     def loss(self, features: list[Tensor], projected: list[Tensor], step: Step) -> Outcome:
+        """The views' cross-correlation against the identity (its equation 1)."""
         first, second = (self.compared(rows) for rows in projected)
         on, off = losses.barlow_twins(first, second)
         terms = {"invariance": on.detach(), "redundancy": off.detach()}

@@ -53,17 +53,18 @@ class EquiMod(Method):
         return [step.plain, *self.base.images(step)]
 
     def loss(self, features: list[Tensor], projected: list[Tensor], step: Step) -> Outcome:
+        """The base method's, and NT-Xent over both views between prediction and embedding."""
         outcome = self.base.loss(features[1:], projected, step)
         assert step.parameters is not None
-        image, *moved = self.through(self.projector, features)
-        numbers = self.through(self.described, list(step.parameters))
-        told = [torch.cat([image, p], dim=1) for p in numbers]
-        guessed = self.through(self.predictor, told)
-        truth, guess = (
+        image, *augmented = self.through(self.projector, features)
+        augmentations = self.through(self.described, list(step.parameters))
+        inputs = [torch.cat([image, augmentation], dim=1) for augmentation in augmentations]
+        predicted = self.through(self.predictor, inputs)
+        targets, predictions = (
             torch.cat([self.compared(models.unit(rows)) for rows in views])
-            for views in (moved, guessed)
+            for views in (augmented, predicted)
         )
-        module = losses.info_nce(truth, guess, self.own.temperature)
+        module = losses.info_nce(targets, predictions, self.own.temperature)
         terms = {**outcome.terms, "module": module.detach()}
         return Outcome(outcome.loss + self.own.weight * module, outcome.z1, outcome.z2, terms)
 

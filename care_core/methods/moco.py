@@ -30,7 +30,7 @@ class MoCo(Method):
     def __init__(self, spec: PretrainSpec, world: World, own: objectives.MoCo) -> None:
         super().__init__(spec, world)
         self.own = own
-        self.keys = copy.deepcopy(self.encoder).requires_grad_(False)
+        self.keys = copy.deepcopy(self.encoder).requires_grad_(False)  # the key encoder
         rows = torch.randn(
             own.queue, spec.model.embedding, generator=draws.generator(spec.seed, "queue")
         )
@@ -41,30 +41,34 @@ class MoCo(Method):
         self.fresh: Tensor | None = None  # this step's keys of all ranks, put in after the update
 
     def images(self, step: Step) -> list[Tensor]:
+        """The first view, for queries."""
         return step.views[:1]
 
     def loss(self, features: list[Tensor], projected: list[Tensor], step: Step) -> Outcome:
+        """InfoNCE of each query with its key against the queue (He et al., equation 1)."""
         queries = models.unit(projected[0])
-        keys = self._keys(step.views[1])
+        keys = self._encode_keys(step.views[1])
         self.fresh = self.world.stack(keys).flatten(0, 1)
         loss = losses.info_nce_queue(queries, keys, self.queue, self.own.temperature)
-        share = self.fresh if self.spec.loss.negatives == "global" else keys
-        return Outcome(loss, self.compared(queries), share, {"info_nce": loss.detach()})
+        z2 = self.fresh if self.spec.loss.negatives == "global" else keys
+        return Outcome(loss, self.compared(queries), z2, {"info_nce": loss.detach()})
 
     @property
-    def _shuffled(self) -> bool:
+    def _shuffles(self) -> bool:
+        """Whether keys change places: it does nothing where one batch norm sees all of them."""
         bn = self.spec.bn
         return self.own.shuffle_bn and not bn.sync and self.world.size * bn.replicas > 1
 
     def before_step(self, number: int) -> None:
-        if self._shuffled:
+        """Draw the order in which this step's keys are encoded."""
+        if self._shuffles:
             source = draws.generator(self.spec.seed, "shuffle", number)
             self.order.copy_(torch.randperm(len(self.order), generator=source), non_blocking=True)
 
     @torch.no_grad()
-    def _keys(self, view: Tensor) -> Tensor:
+    def _encode_keys(self, view: Tensor) -> Tensor:
         """(B, d) unit keys of this rank's images, each encoded among any of the global batch."""
-        if not self._shuffled:
+        if not self._shuffles:
             return self._encode(view)
         world, order = self.world, self.order
         everyone = world.stack(view).flatten(0, 1)
@@ -81,6 +85,7 @@ class MoCo(Method):
 
     @torch.no_grad()
     def after_step(self, share: float) -> None:
+        """Move the key encoder, and put this step's keys in the place of the oldest."""
         follow(self.keys, self.encoder, self.own.momentum)
         assert self.fresh is not None
         # the queue is a multiple of the batch, so that the keys never lie over its end

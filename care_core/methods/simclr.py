@@ -19,6 +19,7 @@ class SimCLR(Method):
         self.temperature = own.temperature
 
     def loss(self, features: list[Tensor], projected: list[Tensor], step: Step) -> Outcome:
+        """NT-Xent over both views of all images (its equation 1)."""
         z1, z2 = (self.compared(models.unit(rows)) for rows in projected)
         loss = losses.info_nce(z1, z2, self.temperature)
         return Outcome(loss, z1, z2, {"info_nce": loss.detach()})
