@@ -250,3 +250,19 @@ def test_a_rotation_of_few_samples_in_many_dimensions_is_judged_on_others() -> N
     fitted = float(geometry.wahba_error(f, noise)[0]) / math.sqrt(20)
     assert fitted < 0.9 and geometry.held_out_error(f, noise) > 1.2
     assert geometry.held_out_error(sphere(60, 16), sphere(60, 16) @ r.T) < 1e-9
+
+
+def test_a_principal_plane_keeps_the_distances_of_what_lies_in_it() -> None:
+    source = torch.Generator().manual_seed(0)
+    flat = torch.randn(30, 2, generator=source, dtype=torch.float64) * torch.tensor([3.0, 1.0])
+    basis = torch.linalg.qr(torch.randn(5, 2, generator=source, dtype=torch.float64)).Q
+    rows = flat @ basis.T + 7
+    plane = geometry.principal_plane(rows)
+    assert plane.share == pytest.approx(1)
+    found = plane.coordinates(rows)
+    torch.testing.assert_close(torch.cdist(found, found), torch.cdist(flat, flat))
+    assert found[:, 0].var() > found[:, 1].var()  # the first direction is that of most variance
+    torch.testing.assert_close(found.mean(dim=0), torch.zeros(2).double(), rtol=0, atol=1e-12)
+    thick = geometry.principal_plane(torch.eye(4)[:, :3].double())
+    assert 0 < thick.share < 1
+    assert math.isnan(geometry.principal_plane(torch.ones(4, 3)).share)

@@ -46,7 +46,15 @@ def in_parts(queries: Tensor, bank: Tensor) -> tuple[Tensor, ...]:
 
 
 def hold_out(images: Images, share: int = 10, most: int = 20_000) -> tuple[Images, Images]:
-    """A fixed tenth of the labelled training images as queries, the others as the bank."""
+    """A fixed tenth of the labelled training images as queries, the others as the bank.
+
+    Args:
+        share: one image in so many is a query.
+        most: images that are taken at all, for a check that is cheap on large sets.
+
+    Returns:
+        The bank and the queries.
+    """
     order = torch.randperm(len(images), generator=draws.generator(0, "hold-out"))[:most]
     cut = max(1, len(order) // share)
     return images.take(order[cut:]), images.take(order[:cut])
