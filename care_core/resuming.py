@@ -31,28 +31,28 @@ def pack(stepper: Stepper, statistics: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def unpack(state: dict[str, Any], stepper: Stepper, place: str, say: Callable[[str], None]) -> int:
+def unpack(
+    state: dict[str, Any], stepper: Stepper, run_dir: Path, say: Callable[[str], None]
+) -> int:
     """Put a training into a checkpoint's state. Returns the step after which it was saved.
 
     Raises:
         SpecError: it is of another spec, or of another number of ranks and launch.resize is off.
     """
     spec, method, world = stepper.spec, stepper.method, stepper.world
-    other = PretrainSpec.model_validate_json(state["spec"])
-    ranks = int(state["ranks"])
-    most = max(ranks, world.size)
-    if not _same(other, spec, most):
-        newest = checkpoint.at_epoch(Path(place) / "checkpoints", None).name
+    saved, ranks = PretrainSpec.model_validate_json(state["spec"]), int(state["ranks"])
+    if not _same(saved, spec, max(ranks, world.size)):
+        newest = checkpoint.at_epoch(run_dir / "checkpoints", None).name
         raise SpecError(
-            f"{place} holds a run of another spec ({other.name}, seed {other.seed}), by {newest}; "
-            "take an empty folder, or remove that file if it has strayed here"
+            f"{run_dir} holds a run of another spec ({saved.name}, seed {saved.seed}), by "
+            f"{newest}; take an empty folder, or remove that file if it has strayed here"
         )
     if ranks != world.size:
         changes = _what_changes(spec, ranks, world.size)
         if not spec.launch.resize:
             raise SpecError(
-                f"{place} holds a run of {ranks} rank(s), not {world.size}; go on with {ranks}, or "
-                f"set launch.resize to go on with {world.size}. That changes: {changes}"
+                f"{run_dir} holds a run of {ranks} rank(s), not {world.size}; go on with {ranks}, "
+                f"or set launch.resize to go on with {world.size}. That changes: {changes}"
             )
         say(f"going on with {world.size} rank(s) instead of {ranks}, which changes: {changes}")
     method.encoder.load_state_dict(state["model"])
@@ -71,15 +71,16 @@ def require_of(path: Path, spec: PretrainSpec) -> None:
         CheckpointError: it is of another spec, or cannot be read.
     """
     state = checkpoint.read(path)
-    other = PretrainSpec.model_validate_json(state["spec"])
-    if not _same(other, spec, int(state["ranks"])):
+    saved = PretrainSpec.model_validate_json(state["spec"])
+    if not _same(saved, spec, int(state["ranks"])):
         raise CheckpointError(
-            f"{path}: is of another run ({other.name}, seed {other.seed}); it has strayed here, "
+            f"{path}: is of another run ({saved.name}, seed {saved.seed}); it has strayed here, "
             "remove it"
         )
 
 
 def _same(one: PretrainSpec, other: PretrainSpec, ranks: int) -> bool:
+    """Whether two specs are one run, the number of ranks apart."""
     return _apart_from_ranks(one, ranks) == _apart_from_ranks(other, ranks)
 
 

@@ -241,7 +241,7 @@ class _Run:
         )
         if state is None:
             return 0
-        step = resuming.unpack(state, self.stepper, str(self.run_dir), self.say)
+        step = resuming.unpack(state, self.stepper, self.run_dir, self.say)
         accuracy, epoch = state["best"]
         self.monitor.best = float(accuracy), int(epoch)
         self.say(f"resuming after step {step} of {self.total_steps}")
