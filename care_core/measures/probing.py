@@ -6,6 +6,7 @@ says otherwise. Features that are asked for twice are computed once.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import statistics
 import time
@@ -133,16 +134,18 @@ class _Progress:
         )
 
 
+@dataclasses.dataclass
 class _Fold:
     """What is measured of an encoder that learns from some images and is asked about others."""
 
-    def __init__(
-        self, spec: ProbeSpec, encoder: Encoder, untrained: Callable[[], Encoder], train: Images,
-        test: Images, progress: _Progress, decoders: int | None, say: Callable[[str], None],
-    ) -> None:  # fmt: skip
-        self.spec, self.encoder, self.untrained = spec, encoder, untrained
-        self.train, self.test = train, test
-        self.progress, self.decoders, self.say = progress, decoders, say
+    spec: ProbeSpec
+    encoder: Encoder
+    untrained: Callable[[], Encoder]
+    train: Images
+    test: Images
+    progress: _Progress
+    decoders: int | None
+    say: Callable[[str], None]
 
     @functools.cached_property
     def train_features(self) -> Features:
