@@ -53,7 +53,7 @@ def test_the_classes_are_a_hundred_in_order() -> None:
     assert len(set(WNIDS)) == len(WNIDS) == DATASETS["imagenet100"].classes == 100
     assert list(WNIDS) == sorted(WNIDS)
     assert (WNIDS[0], WNIDS[-1]) == ("n01558993", "n13040303")
-    assert DATASETS["imagenet100"].pretrain_images == imagenet100.TRAIN
+    assert DATASETS["imagenet100"].pretrain_images == imagenet100.TRAIN_IMAGES
 
 
 def test_it_is_built_by_links_to_the_class_folders(tmp_path: Path, image: Path) -> None:

@@ -30,8 +30,8 @@ WNIDS = tuple(
     """.split()  # noqa: SIM905
 )
 
-#: Images in all of train/; of one class there: at most and at least; of one class in val/.
-TRAIN, MOST, FEWEST, VAL = 126_689, 1300, 732, 50
+#: Images in all of train/; of one class there, at most and at least; of one class in val/.
+TRAIN_IMAGES, MAX_A_CLASS, MIN_A_CLASS, VAL_A_CLASS = 126_689, 1300, 732, 50
 
 Counts = Mapping[str, Mapping[str, int]]  #: split → class → images
 
@@ -130,26 +130,27 @@ def _why_none(folder: Path) -> str:
 
 def _short(root: Path, counts: Counts) -> Iterator[str]:
     train, val = counts["train"], counts["val"]
-    if few := {name: count for name, count in train.items() if 0 < count < FEWEST}:
+    if few := {name: count for name, count in train.items() if 0 < count < MIN_A_CLASS}:
         yield (
-            f"{root / 'train'}: {len(few)} of 100 classes short (ImageNet has at least {FEWEST} "
-            f"images of each): {_told(few)}"
+            f"{root / 'train'}: {len(few)} of 100 classes short (ImageNet has at least "
+            f"{MIN_A_CLASS} images of each): {_listed(few)}"
         )
-    if few := {name: count for name, count in val.items() if 0 < count < VAL}:
-        yield f"{root / 'val'}: {len(few)} of 100 classes short ({VAL} images each): {_told(few)}"
-    for split, most in (("train", MOST), ("val", VAL)):
+    if few := {name: count for name, count in val.items() if 0 < count < VAL_A_CLASS}:
+        short = f"{len(few)} of 100 classes short ({VAL_A_CLASS} images each)"
+        yield f"{root / 'val'}: {short}: {_listed(few)}"
+    for split, most in (("train", MAX_A_CLASS), ("val", VAL_A_CLASS)):
         if many := {name: count for name, count in counts[split].items() if count > most}:
-            yield f"{root / split}: more than the {most} images of ImageNet: {_told(many)}"
-    if (total := sum(train.values())) != TRAIN:
-        below = {name: count for name, count in train.items() if FEWEST <= count < MOST}
-        among = f"; what lacks may be of the classes below {MOST}: {_told(below)}"
+            yield f"{root / split}: more than the {most} images of ImageNet: {_listed(many)}"
+    if (total := sum(train.values())) != TRAIN_IMAGES:
+        below = {name: count for name, count in train.items() if MIN_A_CLASS <= count < MAX_A_CLASS}
+        among = f"; what lacks may be of the classes below {MAX_A_CLASS}: {_listed(below)}"
         yield (
-            f"{root / 'train'}: {total} images in all, ImageNet has {TRAIN} of these classes"
-            + (among if total < TRAIN and below else "")
+            f"{root / 'train'}: {total} images in all, ImageNet has {TRAIN_IMAGES} of these classes"
+            + (among if total < TRAIN_IMAGES and below else "")
         )
 
 
-def _told(counts: Mapping[str, int]) -> str:
+def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in counts.items())
 
 

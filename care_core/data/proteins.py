@@ -38,7 +38,10 @@ MIN_RESIDUES = 16  #: of the longest chain: less is a peptide, with no shape of 
 MAX_BYTES = 2**29  #: of a structure, unpacked: the largest ones that are known have half of that
 MAX_PLACE = 1e6  #: Å from the origin; whatever writes more did not mean it
 
-_PART, _WORD = 32, 5_000  # files a worker reads at a time, and between two words on progress
+_PART, _REPORT_EVERY = (
+    32,
+    5_000,
+)  # files a worker reads at a time, and between two words on progress
 
 
 class Read(NamedTuple):
@@ -197,7 +200,7 @@ def _read(found: Listing, points: int, say: Callable[[str], None]) -> Read:
                 else:
                     clouds.append(cloud)
                     kept.append(at)
-            if part.stop % _WORD < len(part):
+            if part.stop % _REPORT_EVERY < len(part):
                 say(f"{found.root}: {part.stop} of {count} read, {len(bad)} of them unreadable")
     return Read(np.array(clouds).reshape(-1, points, 3), tuple(kept), bad)
 

@@ -15,7 +15,10 @@ from care_core.data.listing import Listing, signature
 from care_core.errors import StorageError
 from care_core.files import read_json, write_json
 
-_PART, _WORD = 64, 10_000  # files a worker tries at a time, and between two words on progress
+_PART, _REPORT_EVERY = (
+    64,
+    10_000,
+)  # files a worker tries at a time, and between two words on progress
 
 
 def undecodable(
@@ -40,7 +43,7 @@ def undecodable(
                 for part, failures in zip(tuple(parts), found, strict=True):
                     bad |= {listing.files[place]: why for place, why in failures}
                     parts = parts[1:]
-                    if part.stop % _WORD < _PART:
+                    if part.stop % _REPORT_EVERY < _PART:
                         tally = f"{part.stop} of {count} files tried, {len(bad)} undecodable"
                         say(f"{listing.root}: {tally}")
         except workers.WorkerDiedError as death:

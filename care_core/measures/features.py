@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 #: Images that batch norm sees at a time where it drifts: there the number is part of the function.
-_DRIFT = 512
+_DRIFT_BATCH = 512
 
 
 class Features(NamedTuple):
@@ -57,7 +57,7 @@ def extract(
     """
     found = []
     if batch is None:
-        batch = _DRIFT if drift else pass_size(encoder, images.size)
+        batch = _DRIFT_BATCH if drift else pass_size(encoder, images.size)
     with frozen(encoder, drift=drift):
         for pixels in images.batches(batch, decoders):
             found.append(encode(encoder, plain(encoder, pixels, normalization), precision))

@@ -10,7 +10,7 @@ from torch import Tensor
 from care_core.measures.regression import r_squared, ridge_predict
 
 #: Images that are looked at together.
-_PART = 64
+_CHUNK = 64
 
 #: Mean chroma below which an image counts as grey.
 _GREY = 0.02
@@ -54,7 +54,7 @@ def of(images: Tensor) -> tuple[Tensor, Tensor]:
         (n,) hues in turns from 0 to 1, and (n,) their certainty: the length of that mean, which is
         1 where all pixels have one hue and near 0 where they have all; less for greyish images.
     """
-    means, certainties = zip(*(_of(part) for part in images.split(_PART)), strict=True)
+    means, certainties = zip(*(_of(part) for part in images.split(_CHUNK)), strict=True)
     return torch.cat(means), torch.cat(certainties)
 
 

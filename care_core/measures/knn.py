@@ -32,7 +32,7 @@ def predict(
     bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
     labels = labels.to(bank.device)
     found = []
-    for part in in_parts(queries, bank):
+    for part in chunks(queries, bank):
         nearest = (part @ bank.T).topk(min(k, len(bank)), dim=1, sorted=False)
         votes = torch.zeros(len(part), classes, device=bank.device)
         votes.scatter_add_(1, labels[nearest.indices], (nearest.values / temperature).exp())
@@ -40,7 +40,7 @@ def predict(
     return torch.cat(found)
 
 
-def in_parts(queries: Tensor, bank: Tensor) -> tuple[Tensor, ...]:
+def chunks(queries: Tensor, bank: Tensor) -> tuple[Tensor, ...]:
     """The queries, so many rows at a time as have no more than `_COSINES` with all of the bank."""
     return queries.split(max(1, min(1024, _COSINES // len(bank))))
 

@@ -21,7 +21,7 @@ def nearest(queries: Tensor, bank: Tensor, k: int) -> Tensor:
     """
     queries, bank = F.normalize(queries, dim=1), F.normalize(bank, dim=1)
     found, start = [], 0
-    for part in knn.in_parts(queries, bank):
+    for part in knn.chunks(queries, bank):
         cosines = part @ bank.T
         own = torch.arange(len(part), device=part.device)
         cosines[own, start + own] = -torch.inf
