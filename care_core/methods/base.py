@@ -150,7 +150,7 @@ def _under(prefix: str, method: Method) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def follow(copy: nn.Module, original: nn.Module, momentum: float) -> None:
+def ema_update(copy: nn.Module, original: nn.Module, momentum: float) -> None:
     """Move an EMA copy's parameters: copy ← m · copy + (1 − m) · original."""
     mine: list[Tensor] = list(copy.parameters())
     theirs: list[Tensor] = list(original.parameters())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from care_core import models
 from care_core.distributed import World
-from care_core.methods.base import Method, Outcome, follow
+from care_core.methods.base import Method, Outcome, ema_update
 from care_core.spec import PretrainSpec, objectives
 from care_core.views.step import Step
 
@@ -43,4 +43,4 @@ class BYOL(Method):
     def after_step(self, share: float) -> None:
         """τ rises from its base to 1 by half a cosine over training (its section 3.2)."""
         momentum = 1 - (1 - self.momentum) * (math.cos(math.pi * share) + 1) / 2
-        follow(self.target, self.encoder, momentum)
+        ema_update(self.target, self.encoder, momentum)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from care_core import draws, losses, models
 from care_core.distributed import World
-from care_core.methods.base import Method, Outcome, follow
+from care_core.methods.base import Method, Outcome, ema_update
 from care_core.spec import PretrainSpec, objectives
 from care_core.views.step import Step
 
@@ -86,7 +86,7 @@ class MoCo(Method):
     @torch.no_grad()
     def after_step(self, share: float) -> None:
         """Move the key encoder, and put this step's keys in the place of the oldest."""
-        follow(self.keys, self.encoder, self.own.momentum)
+        ema_update(self.keys, self.encoder, self.own.momentum)
         assert self.fresh is not None
         # the queue is a multiple of the batch, so that the keys never lie over its end
         place = torch.arange(len(self.fresh), device=self.queue.device) + self.pointer
