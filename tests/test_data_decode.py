@@ -176,9 +176,8 @@ def test_the_centre_is_that_of_the_usual_evaluation(width: int, height: int) -> 
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_strip_of_one_pixel_does_not_become_one_of_any_size(turned: bool) -> None:
     usual = v2.Compose([v2.Resize(16, antialias=True), v2.CenterCrop(14)])
-    long = torch.randint(256, (3, 1, 3000), dtype=torch.uint8)
-    endless = torch.zeros(3, 1, 20_000_000, dtype=torch.uint8)  # whole it would take terabytes
-    if turned:
-        long, endless = long.mT.contiguous(), endless.mT.contiguous()
+    sides = [(length, 1) if turned else (1, length) for length in (3000, 20_000_000)]
+    long, endless = (torch.zeros(*s, 3, dtype=torch.uint8).permute(2, 0, 1) for s in sides)
+    long.random_()
     assert torch.equal(centred(long, 14), usual(long))
-    assert centred(endless, 224).shape == (3, 224, 224)
+    assert centred(endless, 224).shape == (3, 224, 224)  # whole it would take terabytes
