@@ -96,39 +96,42 @@ class _Adopted(_BatchNorm):
         return torch.cat([self._view(view) for view in x.split(self.views)])
 
     def _view(self, x: Tensor) -> Tensor:
-        one = self._over_ranks if self.over_ranks else self._alone
+        normalise = self._over_ranks if self.over_ranks else self._local
         if self.parts == 1:
-            return one(x, kept=True)
+            return normalise(x, tracked=True)
         # DataParallel throws away what its replicas but the first add to the running statistics
         parts = enumerate(x.chunk(self.parts))
-        return torch.cat([one(part, kept=number == 0) for number, part in parts])
+        return torch.cat([normalise(part, tracked=number == 0) for number, part in parts])
 
-    def _alone(self, x: Tensor, kept: bool) -> Tensor:
-        mean, var = (self.running_mean, self.running_var) if kept else (None, None)
-        self._count(kept)
-        return F.batch_norm(x, mean, var, self.weight, self.bias, True, self._share(), self.eps)
+    def _local(self, x: Tensor, tracked: bool) -> Tensor:
+        mean, var = (self.running_mean, self.running_var) if tracked else (None, None)
+        self._count(tracked)
+        return F.batch_norm(x, mean, var, self.weight, self.bias, True, self._momentum(), self.eps)
 
     # a compiler cannot see through what the ranks exchange
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _over_ranks(self, x: Tensor, kept: bool) -> Tensor:
+    def _over_ranks(self, x: Tensor, tracked: bool) -> Tensor:
         y, mean, var = _Synchronised.apply(x, self.weight, self.bias, self.eps, self.world)
-        if kept and self.running_mean is not None and self.running_var is not None:
+        if tracked and self.running_mean is not None and self.running_var is not None:
             count = x.numel() // x.shape[1] * self.world.size
             with torch.no_grad():
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self._share())
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self._momentum())
                 self.running_var.lerp_(
-                    (var * (count / max(1, count - 1))).to(self.running_var.dtype), self._share()
+                    (var * (count / max(1, count - 1))).to(self.running_var.dtype), self._momentum()
                 )
-        self._count(kept)
+        self._count(tracked)
         result: Tensor = y
         return result
 
-    def _count(self, kept: bool) -> None:
-        if kept and self.num_batches_tracked is not None:
+    def _count(self, tracked: bool) -> None:
+        if tracked and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
 
-    def _share(self) -> float:
-        """The weight of new statistics in the running ones."""
+    def _momentum(self) -> float:
+        """The weight of new statistics in the running ones; torch's default where a layer has none.
+
+        (torch would average over all batches there. No network here has such a layer.)
+        """
         return 0.1 if self.momentum is None else self.momentum
 
 
