@@ -171,11 +171,31 @@ def wait_until(what: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment in which commands and jobs start warm (see `tests/warm`)."""
+    from warm import serving
+
+    with serving(tmp_path_factory.mktemp("warm")) as environment:
+        yield environment
+
+
+@pytest.fixture
+def cold(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands and jobs of the project start as at home: a fresh Python, which imports all."""
+    monkeypatch.delenv("CARE_WARM")
+
+
 @pytest.fixture
 def project(
-    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, empty_store: Path, warm: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Project]:
-    """An empty project folder as the working directory; nothing of it runs on afterwards."""
+    """An empty project folder as the working directory; nothing of it runs on afterwards.
+
+    Commands and jobs start warm in it, unless the test asks for `cold`.
+    """
+    for name, value in warm.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     made = Project(tmp_path)

@@ -45,6 +45,7 @@ def undisturbed(tmp_path: Path, spec: Any) -> str:
     return str(result["weights_sha256"])
 
 
+@pytest.mark.usefixtures("cold")
 def test_pretrain_then_eval_then_status_is_tracked_and_asked_again_is_reused(
     project: Project,
 ) -> None:

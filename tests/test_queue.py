@@ -164,6 +164,7 @@ def test_the_slots_are_the_gpus_within_what_is_visible_and_asked_for(
     assert slots.names() == ["cpu-0"]
 
 
+@pytest.mark.usefixtures("cold")  # a fork's environment is not in /proc
 def test_a_job_sees_the_gpu_of_its_slot(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
