@@ -29,8 +29,7 @@ class Floor:
     ) -> None:
         self.forward, self.encoder = forward, encoder
         self.optimizer = build_optimizer(spec.optimizer, encoder)
-        with torch.no_grad():
-            output = forward()
+        output = forward().detach()
         self.gradient = torch.randn_like(output) / len(output)
         self.recorded = Recorded(
             self._launch, output.device, recordable(spec, ALONE, output.device)

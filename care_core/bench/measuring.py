@@ -87,7 +87,7 @@ class _Subject:
             "floor": floor.same_function(spec, ready, device),
             "pooled_floor": floor.pooled(spec, self.engine.stepper.method, ready, device),
         }
-        if device.type == "cuda" or spec.launch.compile != "off":
+        if device.type == "cuda" and spec.launch.compile == "off":  # else the floor is compiled
             self._try("compiled_floor", lambda: floor.compiled(spec, ready, device))
 
     def _try(self, name: str, make: Callable[[], floor.Floor]) -> None:
