@@ -15,7 +15,7 @@ from rich.console import Console
 
 from carectl import scaling, specs
 from carectl.app import main
-from carectl.console import steps, tables
+from carectl.console import progress, steps, tables
 from carectl.console.clean import PlainConsole
 from carectl.console.output import Output
 from carectl.identity import Identity
@@ -109,6 +109,25 @@ def test_what_is_kept_in_a_file_has_no_next_step_in_it(ask: Ask, command: str) -
     assert "Next: " not in told.out and told.err.startswith("Next: ")
 
 
+@pytest.mark.parametrize(
+    ("command", "broken", "step"),
+    [
+        ("spec check spec.yaml", "carectl.specs.load", "the same command again"),
+        (f"logs {TRAINED} -f", "carectl.runs.logs", f"carectl status {TRAINED} shows how it goes"),
+    ],
+)
+def test_ctrl_c_ends_with_a_next_step_too(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, command: str, broken: str, step: str
+) -> None:
+    def interrupt(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(broken, interrupt)
+    told = ask(command)
+    assert told.code == 130 and told.out == ""
+    assert told.err.splitlines()[-1] == f"Next: {step}"
+
+
 @pytest.mark.parametrize("command", ["status", f"status {TRAINED}", "data list", f"cancel {PROBED}",
                                      "spec check spec.yaml", "spec show spec.yaml"])  # fmt: skip
 def test_with_json_the_next_step_is_for_people(ask: Ask, command: str) -> None:
@@ -147,13 +166,30 @@ def planned(name: str, reason: str, depends: tuple[str, ...] = ()) -> Planned:
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_a_plan_cuts_no_id_and_no_action_whatever_the_width(width: int) -> None:
     trained, probe = f"digits-care-{'x' * 20}-000000000000", f"probe-{'x' * 30}-111111111111"
-    plan = [planned(trained, ""), planned(probe, "the probe has to wait for it", (trained,))]
+    plan = [
+        planned(trained, ""),
+        planned(probe, f"the probe has to wait for {trained}", (trained,)),
+    ]
     console = Console(width=width)
     with console.capture() as caught:
         console.print(tables.plan_table(plan, end="table1", width=width))
     shown = caught.get()
-    assert trained in shown and f"└─ {probe}" in shown and "…" not in shown
+    assert f"└─ {probe}" in shown and "…" not in shown and shown.count(trained) == 2
+    assert max(map(len, shown.splitlines())) <= width
     assert "the probe has to wait" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_progress_cuts_no_state_and_no_hash(width: int) -> None:
+    found = Run(Path("runs/digits-care-simclr-s0-0123456789ab"))
+    rows = [(found, Status("running", "on a machine with a long name, device cuda:0")),
+            (found, Status("queued", "waiting for a free slot"))]  # fmt: skip
+    console = Console(width=width)
+    with console.capture() as caught:
+        console.print(progress.active_table(rows, width))
+    for line, state in zip(caught.get().splitlines(), ("running ", "queued "), strict=True):
+        assert line.startswith(state) and "0123456789ab" in line
+    progress.active_table([], width)
 
 
 def test_a_terminal_narrower_than_an_id_does_not_cut_it(

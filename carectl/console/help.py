@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from carectl.errors import PIPE_CLOSED
+from carectl.errors import INTERRUPTED, PIPE_CLOSED
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,7 +37,10 @@ class Command(TyperCommand):
     """A command whose docstring ends with `Example: …`."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run it; where nobody reads on (`| head -1`), it ends as quietly as other programs."""
+        """Run it; where nobody reads on (`| head -1`), it ends as quietly as other programs.
+
+        Ctrl-C ends it in a sentence, unless the command has something of its own to say of that.
+        """
         try:
             try:
                 return super().invoke(ctx)
@@ -48,6 +51,9 @@ class Command(TyperCommand):
             for stream in (sys.stdout, sys.stderr):  # what is left in them goes there at the end
                 os.dup2(nowhere, stream.fileno())
             raise typer.Exit(PIPE_CLOSED) from None
+        except KeyboardInterrupt:
+            print("\nInterrupted.\nNext: the same command again", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return ["[OPTIONS]", *(_argument(p) for p in self.get_params(ctx) if _positional(p))]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import time
 
+import typer
+
 from carectl import runs
 from carectl.console import steps
 from carectl.console.clean import clean
 from carectl.console.output import Output
-from carectl.errors import CommandError
+from carectl.errors import INTERRUPTED, CommandError
 from carectl.runs import Run
 
 
@@ -28,6 +30,16 @@ def show(run: Run, follow: bool, rank: int, output: Output) -> None:
     if rank and not (newest / f"handle-{rank}.json").exists():
         ranks = len(list(newest.glob("handle*.json")))
         raise CommandError(f"{run.id} has no rank {rank}; its newest job has {ranks}")
+    try:
+        _print(run, follow, rank)
+    except KeyboardInterrupt:
+        output.note("")
+        output.next(f"carectl status {run.id}{where} shows how it goes", aside=True)
+        raise typer.Exit(INTERRUPTED) from None
+    output.next(steps.after(run, runs.status(run), where, read=True), aside=True)
+
+
+def _print(run: Run, follow: bool, rank: int) -> None:
     seen: dict[str, int] = {}
     while True:
         ended = runs.status(run).state not in ("running", "queued")
@@ -38,6 +50,5 @@ def show(run: Run, follow: bool, rank: int, output: Output) -> None:
                 seen[path.name] = file.tell()
         sys.stdout.flush()
         if ended or not follow:
-            output.next(steps.after(run, runs.status(run), where, read=True), aside=True)
             return
         time.sleep(0.5)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -107,29 +108,35 @@ class _Live:
                 self.ended.add(run.id)
                 line = state_text(status.state) + Text(f"  {run.id}  {status.reason}")
                 self.output.err.print(line, no_wrap=True, overflow="ellipsis", crop=True)
-        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, justify="right")
-        table.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
         order = {"running": 0, "stale": 1, "queued": 2}
         active = [run for run in watched if states[run.id].state not in FINAL]
         active.sort(key=lambda run: order.get(states[run.id].state, 3))
-        for run in active[: min(SHOWN, max(1, self.output.err.height - 4))]:
-            status = states[run.id]
-            value = progress_values(run) if status.state == "running" else {}
-            speed = f"{value['speed']} img/s" if "speed" in value else ""
-            parts = (speed, value.get("bound", ""), value.get("terms", ""))
-            words = "  ".join(part for part in parts if part)
-            table.add_row(
-                state_text(status.state),
-                Text(_short(run.id, self.output.err.width)),
-                f"{value['at']}, {value['left']} left" if "left" in value else value.get("at", ""),
-                Text(words or status.reason),
-            )
+        shown = active[: min(SHOWN, max(1, self.output.err.height - 4))]
         counts = Counter(status.state for status in states.values())
-        table.add_row("", Text(", ".join(f"{n} {state}" for state, n in counts.items())))
-        self.live.update(table, refresh=True)
+        told = Text(", ".join(f"{n} {state}" for state, n in counts.items()))
+        table = active_table([(run, states[run.id]) for run in shown], self.output.err.width)
+        self.live.update(Group(table, told), refresh=True)
+
+
+def active_table(rows: Sequence[tuple[Run, Status]], width: int) -> Table:
+    """A line a run that has not ended; where `width` is small its last words are cut alone."""
+    cells = []
+    for run, status in rows:
+        value = progress_values(run) if status.state == "running" else {}
+        speed = f"{value['speed']} img/s" if "speed" in value else ""
+        parts = (speed, value.get("bound", ""), value.get("terms", ""))
+        words = "  ".join(part for part in parts if part)
+        at = f"{value['at']}, {value['left']} left" if "left" in value else value.get("at", "")
+        cells.append((status.state, _short(run.id, width), at, words or status.reason))
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
+    widths = [max(map(len, column)) for column in list(zip(*cells, strict=True))[:3]]
+    for wide in widths:
+        table.add_column(no_wrap=True, width=wide)
+    room = width - sum(wide + 1 for wide in widths)
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(1, room))
+    for state, *told in cells:
+        table.add_row(state_text(state), *map(Text, told))
+    return table
 
 
 def _short(run_id: str, width: int) -> str:

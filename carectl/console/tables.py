@@ -34,7 +34,8 @@ def plan_table(
     """
     cells = list(_plan_cells(plan, hours or {}, end))
     widths = [max(map(len, column)) for column in zip(_PLAN, *cells, strict=True)]
-    reason = min(NOTE, widths[3])
+    longest = max((len(word) for row in cells for word in row[3].split()), default=0)
+    reason = min(max(NOTE, longest), widths[3])
     shown = [0, 1, 2] if _room(width, widths, (0, 1, 2)) >= reason else [0, 1]
     beside = _room(width, widths, shown) >= reason
     table = Table(box=None, pad_edge=False, header_style="bold")
