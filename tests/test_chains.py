@@ -115,11 +115,11 @@ def test_training_and_test_chains_are_different_ones() -> None:
 def test_a_trace_is_sampled_evenly_from_end_to_end() -> None:
     random = np.random.default_rng(0)
     trace = random.standard_normal((30, 3))
-    assert np.array_equal(clouds.along(trace, 30), trace)
-    twice = clouds.along(trace, 59)
+    assert np.array_equal(clouds.resampled(trace, 30), trace)
+    twice = clouds.resampled(trace, 59)
     np.testing.assert_allclose(twice[::2], trace)
     np.testing.assert_allclose(twice[1::2], (trace[1:] + trace[:-1]) / 2)
-    few = clouds.along(trace, 5)
+    few = clouds.resampled(trace, 5)
     np.testing.assert_allclose(few[[0, 4]], trace[[0, 29]])
     assert math.isclose(float(np.linalg.norm(few[1] - (0.75 * trace[7] + 0.25 * trace[8]))), 0,
                         abs_tol=1e-12)  # fmt: skip

@@ -14,7 +14,7 @@ import torch
 
 from care_core import data
 from care_core.data import proteins
-from care_core.data.clouds import CloudSet, standard
+from care_core.data.clouds import CloudSet, standardised
 from care_core.data.decode import UndecodableError
 from care_core.errors import DataError
 from care_core.files import write_json
@@ -100,7 +100,7 @@ def test_a_folder_is_read_into_standard_clouds_without_classes(tmp_path: Path) -
     assert train.images.shape == (12, 16, 3) and set(train.labels.tolist()) == {-1}
     files = sorted(path.name for path in (tmp_path / "pdb" / "train").iterdir())
     trace = proteins.trace(tmp_path / "pdb" / "train" / files[0])
-    expected = standard(proteins.along(trace, 16))
+    expected = standardised(proteins.resampled(trace, 16))
     torch.testing.assert_close(train.images[0].double(), torch.from_numpy(expected),
                                atol=1e-6, rtol=0)  # fmt: skip
 

@@ -113,7 +113,7 @@ def test_skipping_leaves_out_what_no_decoder_survives(
     names = tuple(f"{number}.png" for number in range(8))
     listing = Listing(folder, names, (0,) * 8, 1)
     said: list[str] = []
-    kept = files.load(listing, SIZE, skip=True, memory=folder / "memory", say=said.append)
+    kept = files.load(listing, SIZE, skip=True, cache=folder / "memory", say=said.append)
     assert kept.skipped == 1
     assert [Path(path).name for path in kept.paths] == [n for n in names if n != "3.png"]
     assert len(list(kept.batches(4, workers=2))) == 2

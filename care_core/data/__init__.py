@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Images: TypeAlias = ImageSet | FileSet
 
 #: Below the data folder: what was found out about it, such as files that cannot be decoded.
-MEMORY = ".care"
+CACHE = ".care"
 
 #: Sets that are part of the package, and what they are.
 _INSIDE = {"digits": "embedded (scikit-learn's)", "chains": "generated protein backbones"}
@@ -90,7 +90,7 @@ def load(
     if spec.name == "proteins":
         from care_core.data import proteins
 
-        return proteins.load(spec, split, data_dir, size, data_dir / MEMORY, say)
+        return proteins.load(spec, split, data_dir, size, data_dir / CACHE, say)
     if not DATASETS[spec.name].files:
         from care_core.data import vision
 
@@ -98,7 +98,7 @@ def load(
     from care_core.data import files
 
     listing, skip = _listing(spec, split, data_dir), spec.unreadable == "skip"
-    return files.load(listing, size, skip=skip, memory=data_dir / MEMORY, say=say)
+    return files.load(listing, size, skip=skip, cache=data_dir / CACHE, say=say)
 
 
 def available(spec_or_name: Data | str, data_dir: Path) -> DataState:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from care_core.data.clouds import CloudSet, Floats, along, as_set, standard
+from care_core.data.clouds import CloudSet, Floats, as_set, resampled, standardised
 from care_core.spec.facts import DATASETS
 
 LENGTHS = {"N-CA": 1.458, "CA-C": 1.525, "C-N": 1.329}  # Å
@@ -56,8 +56,8 @@ def load(split: str, points: int) -> CloudSet:
 def _clouds(count: int, seed: int, points: int) -> CloudSet:
     made = generate(count, seed)
     traces = made.atoms[:, :, 1]
-    clouds = [along(trace[:n], points) for trace, n in zip(traces, made.lengths, strict=True)]
-    return as_set(standard(np.stack(clouds)), made.labels, len(CLASSES), skipped=0)
+    clouds = [resampled(trace[:n], points) for trace, n in zip(traces, made.lengths, strict=True)]
+    return as_set(standardised(np.stack(clouds)), made.labels, len(CLASSES), skipped=0)
 
 
 def generate(count: int, seed: int) -> Chains:

@@ -33,7 +33,7 @@ class CloudSet(ImageSet):
         return dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
 
 
-def along(trace: Floats, points: int) -> Floats:
+def resampled(trace: Floats, points: int) -> Floats:
     """(points, 3): a chain's trace (n, 3), n ≥ 2, at places that are evenly spaced along it.
 
     Between two residues the place is on the straight line; with n = points all are residues. So
@@ -45,7 +45,7 @@ def along(trace: Floats, points: int) -> Floats:
     return np.asarray((1 - share) * trace[before] + share * trace[before + 1])
 
 
-def standard(cloud: Floats) -> Floats:
+def standardised(cloud: Floats) -> Floats:
     """A cloud (…, points, 3) moved to its centroid and divided by its root mean square radius."""
     centred = cloud - cloud.mean(axis=-2, keepdims=True)
     radius = np.sqrt((centred**2).sum(axis=-1, keepdims=True).mean(axis=-2, keepdims=True))

@@ -65,17 +65,17 @@ class FileSet:
 
 
 def load(
-    listing: Listing, size: int, *, skip: bool, memory: Path, say: Callable[[str], None]
+    listing: Listing, size: int, *, skip: bool, cache: Path, say: Callable[[str], None]
 ) -> FileSet:
     """The listed files as a set, with `skip` without those that cannot be decoded.
 
     Args:
-        memory: a folder for what was found undecodable, so that a set is scanned once.
+        cache: a folder for what was found undecodable, so that a set is scanned once.
 
     Raises:
         DataError: nothing is left, or a file cannot be read.
     """
-    bad = scan.remembered(listing, memory, say) if skip else {}
+    bad = scan.cached(listing, cache, say) if skip else {}
     kept = [place for place, file in enumerate(listing.files) if file not in bad]
     if not kept:
         raise DataError(f"{listing.root}: none of {len(bad)} image files can be decoded")

@@ -1,8 +1,8 @@
 """`proteins`: a folder of PDB or mmCIF files, read with gemmi; a cloud each, without classes.
 
 A structure's cloud is the CA trace of the longest protein chain of its first model, brought to the
-points that a spec asks for (`clouds.along`). Reading takes some milliseconds a file, so what was
-read is kept below the data folder until a file changes.
+points that a spec asks for (`clouds.resampled`). Reading takes some milliseconds a file, so what
+was read is kept below the data folder until a file changes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from care_core.data import workers
-from care_core.data.clouds import CloudSet, Floats, along, as_set, standard
+from care_core.data.clouds import CloudSet, Floats, as_set, resampled, standardised
 from care_core.data.decode import UndecodableError
 from care_core.data.layout import Split
 from care_core.data.listing import Listing, signature
@@ -53,12 +53,12 @@ class Read(NamedTuple):
 
 
 def load(
-    spec: Data, split: Split, data_dir: Path, points: int, memory: Path, say: Callable[[str], None]
+    spec: Data, split: Split, data_dir: Path, points: int, cache: Path, say: Callable[[str], None]
 ) -> CloudSet:
     """The clouds of one split; `pretrain` and `train` are the same structures.
 
     Args:
-        memory: a folder for what was read, so that a set is read once.
+        cache: a folder for what was read, so that a set is read once.
 
     Raises:
         DataError: a file is not a structure with a protein chain (with data.unreadable: skip,
@@ -66,7 +66,7 @@ def load(
     """
     _require_gemmi()
     found = listing(spec, split, data_dir)
-    read = remembered(found, points, memory, say)
+    read = cached(found, points, cache, say)
     if read.bad and (spec.unreadable == "error" or not read.kept):
         first, *others = read.bad.values()
         raise UndecodableError(
@@ -78,13 +78,13 @@ def load(
     return as_set(read.clouds, labels, 0, skipped=len(read.bad))
 
 
-def remembered(found: Listing, points: int, memory: Path, say: Callable[[str], None]) -> Read:
-    """The clouds of all files of a listing, from the folder `memory` if nothing changed since.
+def cached(found: Listing, points: int, cache: Path, say: Callable[[str], None]) -> Read:
+    """The clouds of all files of a listing, from the folder `cache` if nothing changed since.
 
     Changed is what has another name, size or time of change.
     """
     about = f"{signature(found, times=True)}/{points}/{VERSION}"
-    note = memory / f"proteins-{hashlib.sha256(about.encode()).hexdigest()[:16]}.npz"
+    note = cache / f"proteins-{hashlib.sha256(about.encode()).hexdigest()[:16]}.npz"
     if (known := _known(note, found, points)) is not None:
         return known
     say(f"{found.root}: reading {len(found.files)} structures")
@@ -215,8 +215,8 @@ class _Parsed(Dataset[Sequence[Floats | str]]):
         made: list[Floats | str] = []
         for at in part:
             try:
-                cloud = along(trace(self.found.root / self.found.files[at]), self.points)
-                made.append(standard(cloud))
+                cloud = resampled(trace(self.found.root / self.found.files[at]), self.points)
+                made.append(standardised(cloud))
             except UndecodableError as error:
                 made.append(str(error))
         return made

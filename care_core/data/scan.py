@@ -72,13 +72,13 @@ def _fatal(listing: Listing, death: workers.WorkerDiedError) -> dict[str, str]:
     return found
 
 
-def remembered(listing: Listing, memory: Path, say: Callable[[str], None]) -> dict[str, str]:
-    """As `undecodable`, from a small JSON in the folder `memory` if nothing changed since.
+def cached(listing: Listing, cache: Path, say: Callable[[str], None]) -> dict[str, str]:
+    """As `undecodable`, from a small JSON in the folder `cache` if nothing changed since.
 
     Changed is what has another name, size or time of change. Of several processes that ask at
     once, one looks. Where the folder cannot be written, each looks each time.
     """
-    note = memory / f"unreadable-{signature(listing, times=True)[:16]}.json"
+    note = cache / f"unreadable-{signature(listing, times=True)[:16]}.json"
     with _alone(note.with_suffix(".lock")):
         known = read_json(note)
         kept = known.get("unreadable") if isinstance(known, dict) else None

@@ -225,11 +225,11 @@ def test_a_damaged_memory_of_a_scan_is_a_new_scan(folder: Path, raw: bytes) -> N
             (root / name).write_bytes(b"junk")
     found = Listing(root, ("a.png", "b.png"), (0, 0), 1)
     memory = folder / "memory"
-    bad = scan.remembered(found, memory, lambda text: None)
+    bad = scan.cached(found, memory, lambda text: None)
     (note,) = memory.glob("unreadable-*.json")
     whole = note.read_bytes()
     note.write_bytes(raw)
-    again = scan.remembered(found, memory, lambda text: None)
+    again = scan.cached(found, memory, lambda text: None)
     assert again.keys() <= bad.keys()
     assert all(isinstance(why, str) for why in again.values())
     note.write_bytes(whole)
@@ -295,10 +295,10 @@ NO_CLOUDS = [
 def test_a_damaged_memory_of_structures_is_read_anew(chains: Path, raw: bytes) -> None:
     spec, memory = of("proteins", path="mine", points=8), chains / "memory"
     found = Listing(chains / "mine", ("0.pdb", "1.pdb"), (-1, -1), 0)
-    read = proteins.remembered(found, spec.size, memory, lambda text: None)
+    read = proteins.cached(found, spec.size, memory, lambda text: None)
     (note,) = memory.glob("*.npz")
     note.write_bytes(raw)
-    again = proteins.remembered(found, spec.size, memory, lambda text: None)
+    again = proteins.cached(found, spec.size, memory, lambda text: None)
     assert again.kept == read.kept == (0, 1)
     assert np.array_equal(again.clouds, read.clouds)
 
@@ -343,7 +343,7 @@ def test_any_structure_file_is_a_chain_of_places_or_is_told(
     try:
         found = proteins.trace(path)
         assert found.shape[0] >= proteins.MIN_RESIDUES
-        assert np.isfinite(proteins.standard(proteins.along(found, 8))).all()
+        assert np.isfinite(proteins.standardised(proteins.resampled(found, 8))).all()
     except UndecodableError as error:
         told(error, path)
 
