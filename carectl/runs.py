@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import functools
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from care_core.files import storage_error, write_bytes, write_json
-from carectl import processes, records, redaction, trust
+from carectl import listings, processes, records, redaction, trust
 from carectl.backends import tickets
 from carectl.errors import CommandError
 from carectl.identity import SHOWN, Identity
@@ -25,7 +24,7 @@ State = Literal[
 ]
 STALE_AFTER_S = 600
 _ROOM = 2**16  # bytes: with fewer left not even a note may fit
-_SETTLED_NS = 2 * 10**9  # file systems count no finer than this
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}").fullmatch  # of an attempt
 _NOTES: dict[str, State] = {
     "cancelled": "cancelled",
     "blocked": "blocked",
@@ -66,9 +65,9 @@ class Run(NamedTuple):
         folder = self.path / "attempts"
         try:
             names = os.listdir(folder)  # noqa: PTH208
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return [folder / str(n) for n in sorted(int(name) for name in names if name.isdecimal())]
+        return [folder / str(n) for n in sorted(int(name) for name in names if _NUMBER(name))]
 
     def new_attempt(self) -> Path:
         """The folder of the next attempt, made; what is put there is executed.
@@ -125,34 +124,15 @@ def create(runs_dir: Path, identity: Identity, record: dict[str, Any], yaml: str
 
 def by_hash(runs_dir: Path, sha256: str) -> Run | None:
     """The run of a hash, whatever it is called."""
-    for name in _by_digits(runs_dir).get(sha256[:SHOWN], ()):
+    for name in listings.by(_digits, runs_dir).get(sha256[:SHOWN], ()):
         if (records.read(runs_dir / name / "spec.json") or {}).get("sha256") == sha256:
             return Run(runs_dir / name)
     return None
 
 
-def _by_digits(runs_dir: Path) -> Mapping[str, list[str]]:
-    """The folder's names by the digits that they end in.
-
-    A plan asks for each of its runs: to list ten thousand names ten thousand times takes minutes.
-    So the folder is read again only once it has changed, and while a change may be so recent that
-    a further one would not show in its time stamp.
-    """
-    try:
-        changed = runs_dir.stat().st_mtime_ns
-    except OSError:
-        return {}
-    settled = time.time_ns() - changed > _SETTLED_NS
-    return (_read_digits if settled else _read_digits.__wrapped__)(runs_dir, changed)
-
-
-@functools.lru_cache(maxsize=4)
-def _read_digits(runs_dir: Path, changed: int) -> Mapping[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    with contextlib.suppress(OSError):
-        for name in os.listdir(runs_dir):  # noqa: PTH208
-            found.setdefault(name.rpartition("-")[2], []).append(name)
-    return found
+def _digits(name: str) -> str:
+    """What a run folder's name ends in: the beginning of its hash."""
+    return name.rpartition("-")[2]
 
 
 def listing(runs_dir: Path) -> Iterator[Run]:
@@ -256,8 +236,8 @@ def _noted(attempt: Path) -> Status | None:
 
 
 def _waits_for(run: Run, ticket: Path) -> str:
-    content = tickets.read(ticket) or {}
-    for name in content.get("depends", ()):
+    found = tickets.read(ticket)
+    for name in found.depends if found else ():
         if not (run.path.parent / name / "result.json").exists():
             return f"after {name}"
     return "waiting for a free slot"

@@ -121,7 +121,7 @@ def test_a_run_whose_submission_was_cut_off_is_lost_and_not_queued_for_ever(
     run = Run(project.runs / "x-000000000000")
     run.new_attempt()
     assert runs.status(run).state == "lost"
-    tickets.write(project.runs, run.id, {"run": run.id, "attempt": 1})
+    tickets.write(project.runs, tickets.Ticket(run.id, 1, [], ["cpu-0"], 1))
     assert runs.status(run).state == "queued"
 
 

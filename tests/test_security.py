@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -23,6 +24,7 @@ from care_core.files import write_bytes, write_json
 from care_core.spec import ProbeSpec
 from carectl import completion, doctor, identity, jobs, publishing, submission, tracking, trust
 from carectl.backends import queue, slots, tickets
+from carectl.backends.tickets import Ticket
 from carectl.errors import CommandError
 from carectl.runs import Run
 
@@ -192,7 +194,7 @@ def test_what_is_executed_lies_where_nobody_else_writes_whatever_the_umask(tmp_p
         run.path.mkdir(parents=True)
         assert mode(run.path) == 0o775
         attempt = run.new_attempt()
-        tickets.write(runs_dir, run.id, {"run": run.id, "attempt": 1})
+        tickets.write(runs_dir, Ticket(run.id, 1, [], ["cpu-0"], 1))
         for folder in (run.path, attempt.parent, attempt, tickets.folder(runs_dir)):
             assert mode(folder) == 0o755, folder
         assert len(tickets.waiting(runs_dir)) == 1
@@ -203,8 +205,9 @@ def test_what_is_executed_lies_where_nobody_else_writes_whatever_the_umask(tmp_p
 def test_tickets_of_a_folder_that_others_write_to_or_that_was_copied_are_not_executed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = {"run": "x-0", "attempt": 1}
-    path = tickets.write(tmp_path, "x-0", content)
+    ticket = Ticket("x-0", 1, [], ["cpu-0"], 1)
+    path = tickets.write(tmp_path, ticket)
+    assert tickets.read(path) == ticket
     assert tickets.of(tmp_path, "x-0") == [path]
     tickets.folder(tmp_path).chmod(0o775)
     assert tickets.waiting(tmp_path) == []
@@ -213,12 +216,12 @@ def test_tickets_of_a_folder_that_others_write_to_or_that_was_copied_are_not_exe
     monkeypatch.setattr(os, "geteuid", lambda: me + 1)
     assert tickets.waiting(tmp_path) == []
     with pytest.raises(CommandError, match="belongs to another user"):
-        tickets.write(tmp_path, "y-0", content)
+        tickets.write(tmp_path, dataclasses.replace(ticket, run="y-0"))
     monkeypatch.undo()
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / ".queue", copy / ".queue")
     assert list(tickets.folder(copy).glob("*-x-0.json")) and tickets.waiting(copy) == []
-    tickets.write(copy, "y-0", content)  # its own from here on
+    tickets.write(copy, dataclasses.replace(ticket, run="y-0"))  # its own from here on
     assert [p.name.split("-", 1)[1] for p in tickets.waiting(copy)] == ["y-0.json"]
 
 
@@ -243,9 +246,9 @@ def test_the_doctor_tells_of_a_folder_that_others_write_to(tmp_path: Path) -> No
 def test_the_queue_starts_no_job_in_a_folder_that_others_write_to(tmp_path: Path) -> None:
     attempt = Run(tmp_path / "x-0").new_attempt()
     attempt.chmod(0o777)
-    content = {"run": "x-0", "attempt": 1, "depends": [], "slots": ["cpu-0"], "count": 1}
+    ticket = Ticket("x-0", 1, [], ["cpu-0"], 1)
     with pytest.raises(CommandError, match="other users can write to it"):
-        queue._start(tmp_path, tmp_path / "ticket", content, ["cpu-0"])
+        queue._start(tmp_path, tmp_path / "ticket", ticket, ["cpu-0"])
     assert not list(attempt.iterdir())
 
 

@@ -18,6 +18,7 @@ from care_core.spec.launch import Launch
 from carectl import processes, records
 from carectl.backends import slots, tickets
 from carectl.backends.base import Job
+from carectl.backends.tickets import Ticket
 from carectl.errors import ENVIRONMENT, CommandError
 from carectl.runs import Run, leave_note
 
@@ -52,14 +53,11 @@ class LocalBackend:
         """Write a ticket for each job, in order, and wake the queue."""
         for job in jobs:
             attempt = job.run.new_attempt()
-            content = {
-                "run": job.run.id,
-                "attempt": int(attempt.name),
-                "depends": list(job.depends),
-                "slots": self.slots if job.launch.gpus else ["cpu-0"],
-                "count": job.launch.ranks,
-            }
-            tickets.write(self.runs_dir, job.run.id, content)
+            usable = self.slots if job.launch.gpus else ["cpu-0"]
+            tickets.write(
+                self.runs_dir,
+                Ticket(job.run.id, int(attempt.name), job.depends, usable, job.launch.ranks),
+            )
         self.ensure()
 
     def threads(self, launch: Launch) -> int:

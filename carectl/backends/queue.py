@@ -18,6 +18,7 @@ from care_core.errors import StorageError
 from care_core.files import read_json
 from carectl import runs, trust
 from carectl.backends import logfile, slots, tickets
+from carectl.backends.tickets import Ticket
 from carectl.jobs import execute
 from carectl.runs import Run
 
@@ -27,10 +28,8 @@ POLL_S = 0.2
 class Started:
     """A job that this process started, until it has claimed its attempt or died."""
 
-    def __init__(
-        self, path: Path, content: dict[str, Any], chosen: list[str], process: Any
-    ) -> None:
-        self.path, self.content, self.slots, self.process = path, content, chosen, process
+    def __init__(self, path: Path, ticket: Ticket, chosen: list[str], process: Any) -> None:
+        self.path, self.ticket, self.slots, self.process = path, ticket, chosen, process
 
     def ended(self) -> bool:
         return bool(self.process.poll() is not None)
@@ -60,49 +59,53 @@ def _serve_locked(runs_dir: Path) -> None:
         for path in waiting:
             if path in held_by:
                 continue
-            content = tickets.read(path)
-            if content is None or not _ready(runs_dir, path, content):
+            ticket = tickets.read(path)
+            if ticket is None:  # taken back meanwhile, or damaged: its run is lost, not the others
+                path.unlink(missing_ok=True)
                 continue
-            usable = [slot for slot in content["slots"] if slot not in busy and slots.free(slot)]
-            if len(usable) < content["count"]:
+            if not _ready(runs_dir, path, ticket):
+                continue
+            usable = [slot for slot in ticket.slots if slot not in busy and slots.free(slot)]
+            if len(usable) < ticket.count:
                 break  # in order: a small job must not overtake a large one for ever
-            chosen = usable[: content["count"]]
+            chosen = usable[: ticket.count]
             try:
-                started.append(_start(runs_dir, path, content, chosen))
+                started.append(_start(runs_dir, path, ticket, chosen))
             except Exception as error:  # one job that cannot start must not stop the others
-                _fail(runs_dir, path, content, f"it could not be started: {error}")
+                _fail(path, _attempt(runs_dir, ticket), f"it could not be started: {error}")
                 continue
             busy |= set(chosen)
         time.sleep(POLL_S)
 
 
-def _ready(runs_dir: Path, path: Path, content: dict[str, Any]) -> bool:
+def _attempt(runs_dir: Path, ticket: Ticket) -> Path:
+    return runs_dir / ticket.run / "attempts" / str(ticket.attempt)
+
+
+def _ready(runs_dir: Path, path: Path, ticket: Ticket) -> bool:
     """Whether all dependencies are done; a ticket that can never run is closed."""
-    run = Run(runs_dir / content["run"])
-    attempt = run.path / "attempts" / str(content["attempt"])
-    if not attempt.is_dir() or (run.path / "result.json").exists():
+    attempt = _attempt(runs_dir, ticket)
+    if not attempt.is_dir() or (runs_dir / ticket.run / "result.json").exists():
         path.unlink(missing_ok=True)
         return False
     handle = read_json(attempt / "handle.json")
     if handle:  # a queue before this one started it
         path.unlink(missing_ok=True)
         return False
-    for name in content["depends"]:
+    for name in ticket.depends:
         state = runs.status(Run(runs_dir / name)).state
         if state in ("failed", "cancelled", "blocked", "lost", "new"):
-            runs.leave_note(attempt, "blocked", f"{name} is {state}")
-            path.unlink(missing_ok=True)
+            _fail(path, attempt, f"{name} is {state}", "blocked")
             return False
         if state != "done":
             return False
     return True
 
 
-def _start(runs_dir: Path, path: Path, content: dict[str, Any], chosen: list[str]) -> Started:
+def _start(runs_dir: Path, path: Path, ticket: Ticket, chosen: list[str]) -> Started:
     import submitit
 
-    run_dir = runs_dir / content["run"]
-    attempt = run_dir / "attempts" / str(content["attempt"])
+    attempt = _attempt(runs_dir, ticket)
     trust.require_own(attempt)  # what lies there is unpickled
     executor = submitit.LocalExecutor(folder=attempt)
     gpus = [int(slot.removeprefix("gpu-")) for slot in chosen if slot.startswith("gpu-")]
@@ -113,32 +116,29 @@ def _start(runs_dir: Path, path: Path, content: dict[str, Any], chosen: list[str
         gpus_per_node=len(gpus),
         visible_gpus=gpus,
     )
-    job = executor.submit(execute, str(run_dir), content["attempt"], chosen)
-    print(f"{content['run']}: attempt {content['attempt']} on {', '.join(chosen)}", flush=True)
-    return Started(path, content, chosen, job._process)
+    job = executor.submit(execute, str(runs_dir / ticket.run), ticket.attempt, chosen)
+    print(f"{ticket.run}: attempt {ticket.attempt} on {', '.join(chosen)}", flush=True)
+    return Started(path, ticket, chosen, job._process)
 
 
 def _settle(runs_dir: Path, job: Started) -> None:
     """The ticket is done with once the job has claimed its attempt, said why not, or died."""
-    attempt = runs_dir / job.content["run"] / "attempts" / str(job.content["attempt"])
+    attempt = _attempt(runs_dir, job.ticket)
     if any((attempt / name).exists() for name in ("handle.json", "error.json")):
         job.path.unlink(missing_ok=True)
     elif job.ended() and job.path.exists():
-        if runs.held(Run(attempt.parent.parent)):  # an earlier attempt is still at it
+        if runs.held(Run(runs_dir / job.ticket.run)):  # an earlier attempt is still at it
             job.path.unlink(missing_ok=True)
             return
         tail = "".join(sorted(p.read_text()[-500:] for p in attempt.glob("*_log.err"))).strip()
         if tail:
-            message = f"the job died as it started: {tail}"
-            _fail(runs_dir, job.path, job.content, message)
+            _fail(job.path, attempt, f"the job died as it started: {tail}")
         else:
-            _fail(runs_dir, job.path, job.content, "the job was killed as it started", "lost")
+            _fail(job.path, attempt, "the job was killed as it started", "lost")
 
 
-def _fail(
-    runs_dir: Path, path: Path, content: dict[str, Any], message: str, how: str = "error"
-) -> None:
-    attempt = runs_dir / content["run"] / "attempts" / str(content["attempt"])
+def _fail(path: Path, attempt: Path, message: str, how: str = "error") -> None:
+    """Close a ticket, and leave why."""
     with contextlib.suppress(StorageError):  # a full disk: the ticket goes all the same
         runs.leave_note(attempt, how, message)
     path.unlink(missing_ok=True)

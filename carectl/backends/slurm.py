@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from care_core.files import read_json, write_json
+from care_core.files import write_json
 from care_core.spec.launch import Launch
-from carectl import trust
+from carectl import records, trust
 from carectl.backends import squeue
 from carectl.backends.base import Job
 from carectl.errors import ENVIRONMENT, CommandError
@@ -148,7 +148,7 @@ class SlurmBackend:
         if run in names:
             return names[run]
         attempts = Run(self.runs_dir / run).attempts
-        found = read_json(attempts[-1] / "submission.json") if attempts else None
+        found = records.read(attempts[-1] / "submission.json") if attempts else None
         done = (self.runs_dir / run / "result.json").exists()
         return job_id(found) if found and not done else None
 
@@ -186,7 +186,7 @@ class SlurmBackend:
 def cancel(run: Run, note: str, message: str) -> bool:
     """scancel a run's newest job, if SLURM has it."""
     attempt = run.attempts[-1]
-    job = job_id(read_json(attempt / "submission.json"))
+    job = job_id(records.read(attempt / "submission.json"))
     if job is None or not view(run).active:
         return False
     leave_note(attempt, note, message)
@@ -197,9 +197,9 @@ def cancel(run: Run, note: str, message: str) -> bool:
 
 def view(run: Run) -> squeue.JobView:
     """What SLURM says of the run's newest job."""
-    found = read_json(run.attempts[-1] / "submission.json")
+    found = records.read(run.attempts[-1] / "submission.json")
     job = job_id(found)
-    if job is None:
+    if found is None or job is None:
         return squeue.JobView("UNKNOWN", "submission.json names no job of SLURM")
     answer = squeue.look(run.path.parent.resolve(), job)
     if job not in answer.jobs and found.get("at", 0) > answer.at:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import shutil
 import subprocess
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
 
 from care_core.errors import StorageError
 from care_core.files import read_json, write_json
@@ -103,11 +106,15 @@ def _keep(path: Path, answer: Answer) -> None:
 
 
 def _load(path: Path) -> Answer | None:
-    found = read_json(path)
-    if not found:
+    try:
+        return _answers().validate_python(read_json(path))
+    except ValidationError:  # nothing, or what is no answer: it is asked anew
         return None
-    at, jobs, problem, accounted = found
-    return Answer(at, {job: JobView(*view) for job, view in jobs.items()}, problem, accounted)
+
+
+@functools.cache
+def _answers() -> TypeAdapter[Answer]:
+    return TypeAdapter(Answer)
 
 
 def _ask(before: Answer | None) -> Answer:

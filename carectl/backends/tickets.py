@@ -7,16 +7,47 @@ where it lies: one that came with a copied or received runs folder has another i
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import os
+import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from care_core.files import read_json, write_bytes, write_json
-from carectl import trust
+from carectl import listings, trust
 
 _HOME = "home"  # the folder's own inode
+_NAME = re.compile(r"[0-9]+-(.+)\.json").fullmatch
+_SLOT = re.compile(r"(cpu|gpu)-[0-9]+").fullmatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Ticket:
+    """An attempt at a run that waits for `count` of some slots, and for other runs to be done."""
+
+    run: str
+    attempt: int
+    depends: Sequence[str]
+    slots: Sequence[str]
+    count: int
+
+    @property
+    def sound(self) -> bool:
+        """Whether its values are such as `write` was given."""
+        return (
+            trust.is_name(self.run)
+            and isinstance(self.attempt, int)
+            and self.attempt > 0
+            and isinstance(self.depends, list)
+            and all(map(trust.is_name, self.depends))
+            and isinstance(self.slots, list)
+            and all(isinstance(slot, str) and _SLOT(slot) for slot in self.slots)
+            and isinstance(self.count, int)
+            and 0 < self.count <= len(self.slots)
+        )
 
 
 def folder(runs_dir: Path) -> Path:
@@ -24,7 +55,7 @@ def folder(runs_dir: Path) -> Path:
     return runs_dir / ".queue"
 
 
-def write(runs_dir: Path, run_id: str, content: dict[str, Any]) -> Path:
+def write(runs_dir: Path, ticket: Ticket) -> Path:
     """Put a ticket at the end of the line.
 
     Raises:
@@ -36,20 +67,32 @@ def write(runs_dir: Path, run_id: str, content: dict[str, Any]) -> Path:
         for strange in place.glob("[0-9]*.json"):
             strange.unlink(missing_ok=True)
         write_bytes(place / _HOME, str(place.stat().st_ino).encode())
-    path = place / f"{time.time_ns():020d}-{run_id}.json"
-    write_json(path, content)
+    path = place / f"{time.time_ns():020d}-{ticket.run}.json"
+    write_json(path, dataclasses.asdict(ticket))
     return path
 
 
 def waiting(runs_dir: Path) -> list[Path]:
     """The tickets, oldest first; none in a folder that is not to be believed."""
     place = folder(runs_dir)
-    return sorted(place.glob("[0-9]*.json")) if _made_here(place) else []
+    if not _made_here(place):
+        return []
+    with os.scandir(place) as entries:
+        names = [e.name for e in entries if _NAME(e.name) and e.is_file(follow_symlinks=False)]
+    return [place / name for name in sorted(names)]
 
 
 def of(runs_dir: Path, run_id: str) -> list[Path]:
     """The tickets of one run."""
-    return [path for path in waiting(runs_dir) if path.stem.split("-", 1)[1] == run_id]
+    place = folder(runs_dir)
+    names = listings.by(_run, place).get(run_id, ()) if _made_here(place) else ()
+    return [path for name in sorted(names) if (path := place / name).is_file()]
+
+
+def _run(name: str) -> str:
+    """The run of a ticket's file; nothing for another file."""
+    found = _NAME(name)
+    return found[1] if found else ""
 
 
 def _made_here(place: Path) -> bool:
@@ -60,10 +103,14 @@ def _made_here(place: Path) -> bool:
         return False
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    """A ticket's content; None where it was taken back meanwhile."""
-    found = read_json(path)
-    return dict(found) if isinstance(found, dict) else None
+def read(path: Path) -> Ticket | None:
+    """A ticket; None where it was taken back meanwhile, or what lies there is none."""
+    found: Any = read_json(path)
+    try:
+        ticket = Ticket(**found)
+    except TypeError:
+        return None
+    return ticket if ticket.sound and ticket.run == _run(path.name) else None
 
 
 def take_lock(runs_dir: Path) -> int | None:

@@ -223,8 +223,7 @@ def stocked(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proje
             if state == "failed":
                 runs.leave_note(attempt, "error", "the loss is nan")
             if state == "queued":
-                content = {"run": run.id, "attempt": 1, "depends": [], "slots": [], "count": 1}
-                tickets.write(runs_dir, run.id, content)
+                tickets.write(runs_dir, tickets.Ticket(run.id, 1, [], ["cpu-0"], 1))
             else:
                 write_json(attempt / "handle.json", elsewhere())
         done = next(run for run in runs.listing(runs_dir) if (run.path / "result.json").exists())
