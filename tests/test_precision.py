@@ -97,7 +97,19 @@ def test_a_precision_changes_loss_and_gradient_within_its_bounds(
         assert parameter.dtype == torch.float32
 
 
-def test_compiled_networks_are_the_same_function() -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)])
+def test_compiled_networks_are_the_same_function(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is captured of them, run as it is; in the long suite as the compiler's code, too."""
+    compiler = torch.compile
+
+    def compiled(network: nn.Module, mode: str, dynamic: bool) -> Any:
+        how: dict[str, Any] = {"mode": mode} if backend == "inductor" else {"backend": backend}
+        return compiler(network, dynamic=dynamic, **how)
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", compiled)
     _, exact = gradient(stepper_of(spec_of("simclr", "fp32"), exact=True), images(exact=True))
     stepper = stepper_of(spec_of("simclr", "fp32", "default"))
     plain = stepper_of(spec_of("simclr", "fp32"))
@@ -195,7 +207,10 @@ def test_an_overflow_in_fp16_leaves_the_step_out_and_halves_the_scale() -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_run_of_lower_precision_resumes_bitwise(precision: str, tmp_path: Path) -> None:
     """The scale of the loss, which grows and halves on the way, is in the checkpoint."""
-    small = {"data": FAST["data"], "model": {"backbone": "small", "width": 4, "hidden": 16}}
+    small = {
+        "data": FAST["data"], "equivariance": {"weight": 0.0}, "monitor": {"every_epochs": 0},
+        "model": {"backbone": "small", "width": 4, "hidden": 16},
+    }  # fmt: skip
     spec = tiny(**small, training={"epochs": 2, "batch_size": 512, "precision": precision})
     whole = pretrain(spec, tmp_path / "whole", threads=1)
     steps: list[int] = []
@@ -225,7 +240,9 @@ def test_a_compiler_that_is_missing_is_named_with_the_remedy(
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nonexistent",))
-    stepper = stepper_of(spec_of("simclr", "fp32", "default"))
+    spec = spec_of("simclr", "fp32", "default")
+    without = spec.equivariance.model_copy(update={"weight": 0.0})  # less to compile
+    stepper = stepper_of(spec.model_copy(update={"equivariance": without}))
     stepper.method.train()
     torch._dynamo.reset()
     with pytest.raises(CareError, match=r"launch\.compile.*off.*g\+\+"):
