@@ -24,6 +24,25 @@ from carectl import processes
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
+#: Files of half a minute and more, the longest first: begun last, one would keep a worker alone.
+LONGEST = (
+    "test_slurm", "test_queue", "test_all_methods", "test_faults", "test_end_to_end",
+    "test_mlflow_outage", "test_theory", "test_rank_loss", "test_pointcloud", "test_targets_colour",
+    "test_parity", "test_finite", "test_precision", "test_storage", "test_import", "test_transfer",
+    "test_export", "test_colour", "test_resuming", "test_bench", "test_doctor", "test_data_files",
+)  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers take files in the order of the items, not those of most tests first."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 @pytest.fixture(autouse=True)
 def own_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests neither wait for another project's jobs nor write into somebody's MLflow."""

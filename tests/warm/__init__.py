@@ -100,8 +100,9 @@ def _be(files: list[int], arguments: list[str], environment: dict[str, str], fol
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    at_once = arguments[0] == "-u" or "PYTHONUNBUFFERED" in environment
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", buffering=1 if at_once else -1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")  # noqa: SIM115
     if arguments[0] == "-c":
         sys.argv = ["-c", *arguments[2:]]
