@@ -59,6 +59,7 @@ class Recorded:
 
         Raises:
             CareError: the function cannot be recorded.
+            torch.OutOfMemoryError: the GPU does not hold it.
         """
         self.calls += 1
         if not self.on or self.calls <= WARM_UP:
@@ -91,6 +92,8 @@ class Recorded:
             # other threads, such as one that pins memory, may go on meanwhile
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.made = self.function(self.given)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise CareError(
