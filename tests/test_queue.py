@@ -125,6 +125,23 @@ def test_a_run_whose_submission_was_cut_off_is_lost_and_not_queued_for_ever(
     assert runs.status(run).state == "queued"
 
 
+def test_the_tickets_of_many_runs_are_listed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        tickets.write(tmp_path, tickets.Ticket(f"x-{number}", 1, [], ["cpu-0"], 1))
+    os.utime(tickets.folder(tmp_path), (0, 0))  # nothing has changed there for long
+    listed: list[object] = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or listdir(path))
+    assert all(len(tickets.of(tmp_path, f"x-{number}")) == 1 for number in range(20))
+    assert listed == [tickets.folder(tmp_path)]
+    new = tickets.write(tmp_path, tickets.Ticket("y-0", 1, [], ["cpu-0"], 1))
+    assert tickets.of(tmp_path, "y-0") == [new]
+    new.unlink()
+    assert tickets.of(tmp_path, "y-0") == []
+
+
 def test_a_recycled_pid_is_neither_alive_nor_signalled(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     mine = processes.describe(child.pid)
