@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +17,11 @@ from care_core import data
 from care_core.errors import CheckpointError
 from care_core.spec import USUAL_KINDS, Data, PretrainSpec, ProbeSpec, probe_kinds
 from care_core.spec.launch import Launch
-from carectl import identity, records, reuse, runs
+from carectl import identity, judging, records, reuse, runs
 from carectl.errors import ENVIRONMENT, CommandError
 from carectl.identity import Identity
+from carectl.judging import Action
 from carectl.runs import Run
-
-Action = Literal["new", "reused", "running", "retry", "blocked"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,25 +204,13 @@ class Planner:
             judged[key] = self._judge(run)
         ids = {run.run_id for run in judged.values()}
         for key, run in judged.items():
-            if run.action in ("new", "retry") and (why := self._hopeless(run, ids)):
+            if run.action not in ("new", "retry"):
+                continue
+            away = [name for name in run.depends if name not in ids]
+            if why := judging.hopeless(self.runs_dir, away, run.source_run, run.spec):
                 judged[key] = dataclasses.replace(run, action="blocked", reason=why)
         self.planned = judged
         return list(judged.values())
-
-    def _hopeless(self, run: Planned, ids: set[str]) -> str:
-        """Why a run could not start: something outside the plan that it needs will not come."""
-        for name in run.depends:
-            state = runs.status(Run(self.runs_dir / name)).state
-            if name not in ids and state not in ("done", "queued", "running", "stale"):
-                return f"it needs {name}, which is {state}; retry that one"
-        if isinstance(run.spec, ProbeSpec) and run.spec.epoch is not None and run.source_run:
-            source = Run(self.runs_dir / run.source_run)
-            if runs.status(source).state == "done" and run.spec.epoch not in runs.epochs(source):
-                return (
-                    f"{source.id} kept no checkpoint of epoch {run.spec.epoch}; move its folder "
-                    "away, and it is trained anew with what this plan keeps"
-                )
-        return ""
 
     def _add(self, run: Planned) -> Planned:
         if isinstance(run.spec, ProbeSpec):
@@ -239,50 +225,8 @@ class Planner:
         return self.planned[run.identity.sha256]
 
     def _judge(self, run: Planned) -> Planned:
-        state, reason = runs.status(Run(self.runs_dir / run.run_id))
-        action: Action = "new"
-        if state == "done":
-            action, reason = "reused", "done before"
-        elif state in ("queued", "running", "stale"):
-            action, reason = "running", f"{state}: {reason}" if reason else state
-        elif state != "new":
-            action, reason = "retry", f"was {state}: {reason}" if reason else f"was {state}"
-        elif not reason:
-            reason = self._difference(run)
-        if action != "new" and (kept := self._kept(run)):
-            reason = f"{reason}; kept as first asked: {kept}"
+        action, reason = judging.judge(self.runs_dir, run.run_id, run.identity, run.spec)
         return dataclasses.replace(run, action=action, reason=reason)
-
-    def _kept(self, run: Planned) -> str:
-        """Settings that change no result and are asked for otherwise than the run has them."""
-        from carectl.tracking import flatten
-
-        first = flatten(Run(self.runs_dir / run.run_id).record.get("spec", {}))
-        asked = flatten(run.spec.model_dump(mode="json"))
-        return "; ".join(
-            f"{key} {first[key]} (asked: {value})"
-            for key, value in asked.items()
-            if key.split(".")[0] in ("probe", "checkpoint", "log", "monitor")
-            and key in first
-            and first[key] != value
-        )
-
-    def _difference(self, run: Planned) -> str:
-        """For a new run beside one of the same name: the fields that differ."""
-        from carectl.tracking import flatten
-
-        mine = flatten(run.identity.fields)
-        nearest: list[str] | None = None
-        for other in self.runs_dir.glob(f"{run.identity.run_id[: -identity.SHOWN]}*"):
-            theirs = flatten(Run(other).record.get("identity", {}))
-            differ = [
-                f"{key.removeprefix('spec.')}: {_brief(theirs.get(key))} → {_brief(mine.get(key))}"
-                for key in sorted(mine.keys() | theirs.keys())
-                if mine.get(key) != theirs.get(key)
-            ]
-            if theirs and (nearest is None or len(differ) < len(nearest)):
-                nearest = differ
-        return "; ".join(nearest[:4]) if nearest else ""
 
     def _fingerprint(self, images: Data) -> str:
         key = (images.name, images.path, images.unreadable)  # all that says which files
@@ -307,12 +251,6 @@ def _as_recorded(run: Run) -> Iterator[None]:
 def _called(data: Data) -> str:
     """A dataset's name, of a folder the folder's."""
     return Path(data.path).name if data.path else data.name
-
-
-def _brief(value: Any) -> str:
-    """A value for people: of a hash, as much as a run id shows."""
-    text = str(value)
-    return text[: identity.SHOWN] if re.fullmatch(r"[0-9a-f]{64}", text) else text
 
 
 def source_of(
