@@ -329,17 +329,10 @@ def main() -> None:
     try:
         app(prog_name="carectl", standalone_mode=True)  # whatever started it
     except Exception as error:
-        from carectl.console.errors import explain
+        from carectl.console.errors import defect, explain
 
-        code = explain(error, as_json="--json" in sys.argv)
-        if code is None:
-            import traceback
-
-            from carectl import redaction
-            from carectl.console.clean import clean
-
-            print(clean(redaction.text(traceback.format_exc())), end="", file=sys.stderr)
-            code = 1
-        sys.exit(code)
+        as_json = "--json" in sys.argv
+        code = explain(error, as_json)
+        sys.exit(defect(error, as_json) if code is None else code)
     except KeyboardInterrupt:
         sys.exit(130)

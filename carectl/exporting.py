@@ -10,9 +10,10 @@ from rich.text import Text
 
 from care_core.files import read_json
 from care_core.spec import PretrainSpec
-from carectl import provenance
+from carectl import provenance, runs
+from carectl.console import steps
 from carectl.console.output import Output
-from carectl.errors import CommandError
+from carectl.errors import ENVIRONMENT, CommandError
 from carectl.plan import source_of
 from carectl.runs import Run
 
@@ -29,6 +30,9 @@ def export(
     _, source = source_of(runs_dir, text, epoch)
     if isinstance(source, Path) and epoch is not None:
         raise CommandError(f"--epoch {epoch}: {source} is one checkpoint; leave the option out")
+    if isinstance(source, Run) and not runs.epochs(source):  # said before torch is loaded
+        look = f"carectl status {source.id}{steps.places(runs_dir)} says how far it is"
+        raise CommandError(f"{source.id} has no checkpoint yet; {look}", ENVIRONMENT)
     from care_core.interchange.export import export as write
 
     if isinstance(source, Run):
@@ -42,11 +46,11 @@ def export(
     told = write(path, folder, name, origin=origin, onnx=onnx)
     files = [*(entry["file"] for entry in told["files"].values()), f"{name}.json"]
     for file in files:
-        output.result(Text(f"wrote: {folder / file} ({_size(folder / file)})"))
+        output.line(Text(f"wrote: {folder / file} ({_size(folder / file)})"))
     for library, lines in told["load"].items():
-        output.result(Text("\n  ".join([f"\nwith {library}, in {folder}:", *lines])))
+        output.line(Text("\n  ".join([f"\nwith {library}, in {folder}:", *lines])))
     output.emit("export", folder=str(folder), files=files, description=told)
-    output.next(f"the lines above load it; {folder / name}.json says all about it")
+    output.next(f"load it by the lines above; {folder / name}.json says all about it")
 
 
 def _of_run(run: Run, epoch: int | None) -> tuple[Path, str, dict[str, Any]]:

@@ -47,7 +47,7 @@ def bring(file: Path, dataset: str | None, target: Path | None, output: Output) 
     assumed = _assumed(found, refused)
     for line in (*_understood(found, spec), *(f"assumed: {text}" for text in assumed)):
         output.result(Text(line))
-    output.result(Text(f"wrote: {target}"))
+    output.line(Text(f"wrote: {target}"))
     output.note(f"The official protocol of the probe: {_PROTOCOL[found.kind]}")
     output.emit(
         "import",

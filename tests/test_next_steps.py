@@ -141,6 +141,37 @@ def test_a_dataset_of_ones_own_is_not_to_be_got(ask: Ask) -> None:
     assert told.code == 2 and "carectl data verify folder --path FOLDER" in told.err
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "step"),
+    [
+        (KeyError("x"), 1, "Next: report the lines above"),
+        (
+            FileNotFoundError(2, "No such file", "runs/a/spec.yaml"),
+            3,
+            "spec.yaml is not there; put",
+        ),
+    ],
+)
+def test_what_nobody_foresaw_has_a_next_step_and_json_too(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, step: str
+) -> None:
+    def broken(*given: object) -> None:
+        raise error
+
+    monkeypatch.setattr("carectl.specs.load", broken)
+    told = ask("spec check spec.yaml --json")
+    assert told.code == code and step in told.err.splitlines()[-1]
+    assert json.loads(told.out)["error"]["exit_code"] == code
+
+
+def test_an_export_without_a_checkpoint_is_refused_before_torch_is_loaded(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "care_core.interchange.export", None)
+    told = ask(f"export {TRAINED}")
+    assert told.code == 3 and f"carectl status {TRAINED} says how far it is" in told.err
+
+
 def test_targets_without_the_profile_are_said_to_be_left_out(ask: Ask) -> None:
     told = ask("reproduce all --profile digits-all --dry-run --json")
     left = json.loads(told.out)["left_out"]

@@ -46,7 +46,7 @@ def _fields(text: str, overrides: Sequence[str], runs_dir: Path) -> dict[str, An
     except CommandError:
         return dict(specs.load(specs.find(text), overrides).model_dump(mode="json"))
     if overrides:
-        raise CommandError(f"-o goes over a spec; {run.id} is a run, which was asked as it is")
+        raise CommandError(f"-o goes over a spec; {run.id} is a run, as it was asked; leave -o out")
     if why := records.wrong(run.path / "spec.json"):
         raise CommandError(f"{run.id}: {why}")
     identity, code = run.record.get("identity", {}), records.read(run.path / "code.json") or {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.text import Text
 
 from carectl import doctor
-from carectl.console import colours
+from carectl.console import colours, steps
 from carectl.console.output import Output
 from carectl.errors import ENVIRONMENT
 
@@ -26,7 +26,10 @@ def show(runs_dir: Path, data_dir: Path, output: Output) -> int:
             output.result(Text(f"      → {finding.remedy}"))
     output.emit("doctor", findings=[finding._asdict() for finding in found])
     failed = any(finding.level == "fail" for finding in found)
+    where = steps.places(runs_dir, data_dir)
     output.next(
-        "mend what fails, then carectl doctor" if failed else "carectl pretrain digits/simclr"
+        f"mend what fails, then carectl doctor{where}"
+        if failed
+        else f"carectl pretrain digits/simclr{where}"
     )
     return ENVIRONMENT if failed else 0

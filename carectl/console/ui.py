@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import IO
 
 from carectl import redaction, tracking
+from carectl.console import steps
 from carectl.console.output import Output
 from carectl.errors import ENVIRONMENT, CommandError
 
 HOST = "127.0.0.1"  # nobody else's business: MLflow asks no password
 START_S, STOP_S = 120.0, 5.0
+_LOOK = "carectl doctor looks at it"
 
 
 def serve(runs_dir: Path, port: int, output: Output) -> None:
@@ -35,7 +37,10 @@ def serve(runs_dir: Path, port: int, output: Output) -> None:
         return
     store = Path(address.removeprefix("sqlite:///"))
     if address.startswith("sqlite:///") and not store.exists():
-        raise CommandError(f"{store} is not there: nothing was tracked yet; run something first")
+        raise CommandError(
+            f"{store} is not there: nothing was tracked yet; carectl pretrain digits/care-simclr "
+            "would be the first"
+        )
     _free(port)
     with tempfile.TemporaryFile("w+") as log:
         command, environment = tracking.interface(address, HOST, port)
@@ -48,10 +53,10 @@ def serve(runs_dir: Path, port: int, output: Output) -> None:
             _await(server, port, log)
             output.result(f"MLflow: http://{HOST}:{port} (Ctrl-C ends it)")
             server.wait()
-            raise CommandError(f"MLflow ended: {_last(log)}", ENVIRONMENT)
+            raise CommandError(f"MLflow ended: {_last(log)}; {_LOOK}", ENVIRONMENT)
         except KeyboardInterrupt:
             output.note("")
-            output.next("carectl status lists the runs here")
+            output.next(f"carectl status{steps.places(runs_dir)} lists the runs here")
         finally:
             _stop(server)
 
@@ -77,7 +82,7 @@ def _await(server: subprocess.Popen[bytes], port: int, log: IO[str]) -> None:
         if time.monotonic() > deadline:
             break
         time.sleep(0.1)
-    raise CommandError(f"MLflow does not start: {_last(log)}", ENVIRONMENT)
+    raise CommandError(f"MLflow does not start: {_last(log)}; {_LOOK}", ENVIRONMENT)
 
 
 def _last(log: IO[str]) -> str:
