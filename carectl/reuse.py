@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from care_core.spec import PretrainSpec, ProbeSpec, probe_kinds
@@ -29,15 +30,28 @@ def widened(planned: ProbeSpec, asked: ProbeSpec) -> ProbeSpec:
     return planned.model_copy(update={"kinds": kinds})
 
 
+def keeping(spec: PretrainSpec, epochs: Sequence[int]) -> PretrainSpec:
+    """A pretraining that leaves a checkpoint at each of the epochs; its last always stays."""
+    steps = [epoch for epoch in epochs if 0 < epoch < spec.training.epochs]
+    if not steps:
+        return spec
+    step, asked = math.gcd(*steps), spec.checkpoint
+    return _saving(spec, "all" if asked.keep == "all" else step, math.gcd(step, asked.every_epochs))
+
+
 def keeping_both(planned: PretrainSpec, asked: PretrainSpec) -> PretrainSpec:
     """A pretraining that is not begun yet, keeping the checkpoints that another asks too."""
     mine, other = planned.checkpoint, asked.checkpoint
+    keep: object
     if "all" in (mine.keep, other.keep):
-        keep: Any = "all"
+        keep = "all"
     elif isinstance(mine.keep, int) and isinstance(other.keep, int):
         keep = math.gcd(mine.keep, other.keep)
     else:
         keep = mine.keep if other.keep == "last" else other.keep
-    every = math.gcd(mine.every_epochs, other.every_epochs)
-    both = Checkpoint.model_validate({**mine.model_dump(), "keep": keep, "every_epochs": every})
-    return planned.model_copy(update={"checkpoint": both})
+    return _saving(planned, keep, math.gcd(mine.every_epochs, other.every_epochs))
+
+
+def _saving(spec: PretrainSpec, keep: object, every: int) -> PretrainSpec:
+    values = {**spec.checkpoint.model_dump(), "keep": keep, "every_epochs": every}
+    return spec.model_copy(update={"checkpoint": Checkpoint.model_validate(values)})

@@ -8,7 +8,7 @@ import pytest
 from conftest import Project, tiny
 from finished import finish, probe_result
 
-from carectl import runs
+from carectl import reuse, runs
 from carectl.console.output import Output
 from carectl.flow import Options, carry_out
 from carectl.plan import Planned, Planner
@@ -89,6 +89,21 @@ def test_a_pretraining_keeps_the_checkpoints_that_all_its_askers_need(
     (run,) = planner.refresh()
     assert run.spec.checkpoint.keep == both  # type: ignore[union-attr]
     assert f"keep: {both}" in run.yaml
+
+
+@pytest.mark.parametrize(
+    ("keep", "every", "kept"), [("last", 4, (2, 2)), (5, 3, (2, 1)), ("all", 4, ("all", 2))]
+)
+def test_a_pretraining_saves_at_the_epochs_that_are_probed(
+    keep: str | int, every: int, kept: tuple[str | int, int]
+) -> None:
+    spec = tiny(
+        checkpoint={"keep": keep, "every_epochs": every},
+        training={"epochs": 9, "batch_size": 128},
+    )
+    found = reuse.keeping(spec, (0, 4, 6, 9)).checkpoint
+    assert (found.keep, found.every_epochs) == kept
+    assert reuse.keeping(spec, (0, 9)) == spec
 
 
 def test_an_epoch_that_a_done_pretraining_did_not_keep_is_told_and_not_waited_for(

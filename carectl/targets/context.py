@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from care_core.errors import DataError
 from care_core.spec import PretrainSpec
-from carectl import runs, specs
+from carectl import reuse, runs, specs
 from carectl.errors import ENVIRONMENT, CommandError
 from carectl.plan import Planned, Planner
 from carectl.reports import marks, notes
@@ -98,7 +97,8 @@ class Context:
             DataError: the dataset's files are not there.
         """
         recipe, seed = specs.find(cell.recipe), f"seed={cell.seed}"
-        spec = _keeping(specs.load(recipe, [*cell.overrides, *self.settings, seed]), cell.epochs)
+        asked = specs.load(recipe, [*cell.overrides, *self.settings, seed])
+        spec = reuse.keeping(asked, cell.epochs)
         preset = f"fidelity={spec.fidelity}"
         labels: dict[str, Any] = {"row": cell.row, "dataset": cell.dataset, "seed": cell.seed}
         trained = self.planner.pretrain(spec, **labels)
@@ -235,17 +235,6 @@ class Context:
                     note = dataclasses.replace(note, seed=cell.seed, name=name, fidelity=preset)
                 found.setdefault(note.id, note)
         return list(found.values())
-
-
-def _keeping(spec: PretrainSpec, epochs: Sequence[int]) -> PretrainSpec:
-    """A spec that leaves a checkpoint at each of the epochs, its last apart, which always stays."""
-    steps = [epoch for epoch in epochs if 0 < epoch < spec.training.epochs]
-    if not steps or spec.checkpoint.keep == "all":
-        return spec
-    keep = math.gcd(*steps)
-    every = math.gcd(keep, spec.checkpoint.every_epochs)
-    kept = spec.checkpoint.model_copy(update={"keep": keep, "every_epochs": every})
-    return spec.model_copy(update={"checkpoint": kept})
 
 
 def _said(value: object) -> str:
