@@ -153,7 +153,7 @@ def find(runs_dir: Path, text: str) -> Run:
     """
     if not text:
         raise CommandError("which run? Give its id, a prefix of it, or its name, as in status")
-    if "/" in text and "\0" not in text and Path(text).resolve().parent == runs_dir.resolve():
+    if "/" in text and "\0" not in text and _real(Path(text)).parent == _real(runs_dir):
         text = Path(text).name  # as the shell completes it
     hits = [
         run
@@ -172,6 +172,11 @@ def find(runs_dir: Path, text: str) -> Run:
         raise CommandError(f"no run '{shown}' in {runs_dir}; `carectl status` lists what is there")
     names = ", ".join(run.id for run in hits[:5])
     raise CommandError(f"'{text}' fits {len(hits)} runs: {names}; give more of the id")
+
+
+def _real(path: Path) -> Path:
+    """As `resolve`, which raises where links lead to each other."""
+    return Path(os.path.realpath(path))
 
 
 def status(run: Run) -> Status:

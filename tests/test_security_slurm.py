@@ -54,12 +54,19 @@ def test_an_sbatch_file_has_nothing_but_what_was_meant(
         "export API_KEY=abc",
         "curl http://a:b@c",
         "X_TOKEN='a'",
+        "export SMTP_PASS=abc",
+        "hf auth login --token abcdef",
+        "curl -H 'Authorization: token abcdef' https://x",
+        "curl -H 'X-Api-Key: abcdef' https://x",
+        "wandb login npm_abcdefghijklmnopq",
     ):
         with pytest.raises(ValueError, match="setup"):
             tiny(launch={"setup": [line]})
     quoted = "$(id) `id` 'a' \"b\" ; id"
     spec = tiny(launch={"sbatch": {"comment": quoted, "gpus": 1},
-                        "setup": [". ~/.secrets", "export X_TOKEN=$(cat ~/.token)"]})  # fmt: skip
+                        "setup": [". ~/.secrets", "export X_TOKEN=$(cat ~/.token)",
+                                  "hf auth login --token $HF_TOKEN", "tokenize --token-length 5",
+                                  "curl -H \"Authorization: Bearer $X_TOKEN\" x"]})  # fmt: skip
     planner = Planner(tmp_path / "runs", tmp_path / "data")
     planned = planner.pretrain(spec)
     job = base.Job(Run(tmp_path / "runs" / planned.run_id), (), planned.launch)

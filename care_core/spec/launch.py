@@ -19,10 +19,16 @@ Hosts = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._,\[\]
 Amount = Annotated[str, StringConstraints(pattern=r"^[0-9]+[KMGT]?$")]
 Length = Annotated[str, StringConstraints(pattern=r"^([0-9]+-)?[0-9]{1,2}(:[0-9]{2}){1,2}$")]
 
-# A variable whose name says that it is secret, set to words and not to a file's or a variable's.
+# A variable, option or header whose name says that it is secret, set to words and not to a file's
+# or a variable's; an address with a password; a token that is known by its beginning.
+_WORDS = r"(?![\"']?(?:\$|`|\s|$))"
 _SECRET = re.compile(
-    r"(?:password|passwd|passphrase|secret|token|credentials?|(?:api|access|private|secret)_?key)"
-    r"=(?![\"']?(?:\$|`|\s|$))|://[^\s/]*:[^\s/]*@",
+    r"(?:password|passwd|passphrase|secret|token|credentials?|(?-i:(?<=_)PASS)|"
+    rf"(?:api|access|private|secret)[_-]?key)(?:={_WORDS}|:\s+{_WORDS})|"
+    rf"--[\w-]{{0,60}}(?:password|token|secret|api-?key)\s+{_WORDS}(?!-)|"
+    rf"authorization:\s*[\w-]+\s+{_WORDS}|://[^\s/]*:[^\s/]*@|"
+    r"\b(?:gh[pousr]_|github_pat_|glpat-|hf_|sk-|xox[abprs]-|xapp-|dapi|pypi-|npm_|AKIA|ASIA)"
+    r"[A-Za-z0-9_-]{16,}",
     re.IGNORECASE,
 )
 

@@ -65,6 +65,13 @@ def test_any_text_finds_a_run_and_a_spec_or_says_that_there_is_none(
         assert len(str(error)) < 5000
 
 
+def test_a_link_that_leads_to_itself_is_no_run(runs_dir: Path, tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(CommandError, match="no run"):
+        runs.find(runs_dir, str(loop))
+
+
 COMMANDS = [
     ["status"], ["status", "--state"], ["logs"], ["cancel"], ["retry", "--dry-run"],
     ["eval", "--dry-run"], ["export"], ["spec", "check"], ["spec", "diff", "one"],
