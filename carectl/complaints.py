@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, Tag, ValidationError
 
-from carectl.yamlpos import Loc
+from carectl.places import Loc
 
 # error type → what the value must be; {…} are pydantic's own bounds
 _MUST_BE = {
@@ -157,7 +157,7 @@ def _unknown_key(tagged: Loc, model: type[BaseModel]) -> Complaint:
     elsewhere.sort(key=lambda path: path.count("."))
     meant = [f"{prefix}.{name}".lstrip(".") for name in near] + elsewhere[:3]
     shown = [*near[:1], *elsewhere[: 3 - len(near[:1])]]
-    hint = f", did you mean {_either(shown)}?" if shown else f"; there is: {', '.join(fields)}"
+    hint = f", did you mean {_either(shown)}?" if shown else f"; there are: {', '.join(fields)}"
     return Complaint(loc, f"unknown key{hint}", on_key=True, meant=tuple(meant))
 
 

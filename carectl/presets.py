@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from care_core.spec import PretrainSpec
 from care_core.spec.fidelity import Chosen, word
 from carectl import complaints, yamlpos
-from carectl.yamlpos import Document, Loc, dotted, problem
+from carectl.places import Document, Loc, Problem, dotted, problem
 
 SECTION = "official"
 
@@ -71,7 +71,7 @@ def take_official(document: Document, overrides: Sequence[str]) -> dict[str, Any
     return found
 
 
-def _mistakes(document: Document, section: Any) -> Iterator[yamlpos.Problem]:
+def _mistakes(document: Document, section: Any) -> Iterator[Problem]:
     if not isinstance(section, dict):
         at = document.of_value((SECTION,))
         yield problem(at, SECTION, "must be a section of key: value lines")

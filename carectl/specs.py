@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from care_core.spec import PretrainSpec, fidelity
-from carectl import complaints, presets, yamlpos
+from carectl import complaints, places, presets, yamlpos
 from carectl.errors import CommandError
+from carectl.places import Document, Loc, Mark, Problem, SpecFileError, dotted, problem
 from carectl.presets import Resolved
-from carectl.yamlpos import Document, Loc, Mark, Problem, SpecFileError, dotted, problem
 
 if TYPE_CHECKING:
     from carectl.grid import Grid
@@ -81,7 +80,7 @@ def find(spec: str) -> Path:
         if spec and not folder and Path(spec).exists():
             return Path(spec)
     except OSError as error:  # such as a name that is too long for one
-        shown = f"{spec[: yamlpos.SHOWN]}{'…' * (len(spec) > yamlpos.SHOWN)}"
+        shown = f"{spec[: places.SHOWN]}{'…' * (len(spec) > places.SHOWN)}"
         raise CommandError(f"no spec '{shown}' ({error.strerror})") from error
     shipped = names()
     if spec in shipped:
@@ -153,9 +152,7 @@ def load_grid(path: Path) -> Grid:
 
 def dump(spec: BaseModel) -> str:
     """The resolved YAML of a spec, with all defaults; `load` gives back an equal one."""
-    return yaml.dump(
-        spec.model_dump(mode="json"), Dumper=yamlpos.Dumper, sort_keys=False, allow_unicode=True
-    )
+    return yamlpos.dump(spec.model_dump(mode="json"))
 
 
 def schema() -> dict[str, Any]:
@@ -232,7 +229,7 @@ def _put(document: Document, overrides: Sequence[str]) -> Document:
 
 def _called(text: str) -> str:
     """What an override is called where a file's name would stand."""
-    return f"-o {text}" if len(text) <= yamlpos.SHOWN else f"-o {text[: yamlpos.SHOWN]}…"
+    return f"-o {text}" if len(text) <= places.SHOWN else f"-o {text[: places.SHOWN]}…"
 
 
 def _wrong_key(parts: Sequence[str]) -> str:
@@ -277,8 +274,8 @@ def _validate(model: type[M], document: Document) -> M:
             # JSON mode, strictly: lists become tuples, yet no text or truth value becomes a number.
             result = model.model_validate_json(json.dumps(data), strict=True)
         except ValidationError as error:
-            told = complaints.collect(error, model, data, yamlpos.MAX_TOLD)
-            more = max(more, error.error_count() - yamlpos.MAX_TOLD)
+            told = complaints.collect(error, model, data, places.MAX_TOLD)
+            more = max(more, error.error_count() - places.MAX_TOLD)
             own = [c for c in told if not c.cross]
             judged = wrong | {key for c in own for key in (dotted(c.loc), *c.meant)}
             for complaint in told:

@@ -14,8 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from carectl import identity, specs, yamlpos
+from carectl.places import MAX_TOLD
 from carectl.specs import Resolved, SpecFileError
-from carectl.yamlpos import MAX_BYTES, MAX_TOLD
+from carectl.yamlpos import MAX_BYTES
 from properties.generating import cases
 from properties.test_spec_values import flow, good, put, told
 
