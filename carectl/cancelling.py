@@ -24,9 +24,9 @@ def cancel(runs_dir: Path, names: Sequence[str], output: Output) -> None:
         blocked = _block_children(runs_dir, run) if stopped else []
         for ended_run in [run, *blocked] if stopped else []:
             publishing.close(ended_run, "KILLED")
-        output.result(f"{run.id}: {'cancelled' if stopped else f'was {before}'}")
+        output.line(f"{run.id}: {'cancelled' if stopped else f'is {before}, nothing to cancel'}")
         for child in blocked:
-            output.result(f"{child.id}: blocked, it waited for it")
+            output.line(f"{child.id}: blocked, since it waited for {run.id}")
         ended.append({"run": run.id, "cancelled": stopped, "blocked": [c.id for c in blocked]})
     output.emit("cancel", runs=ended)
     where = steps.places(runs_dir)

@@ -83,7 +83,7 @@ ProbeKind = Annotated[
     list[str] | None,
     text(
         "--probe", metavar="KIND", autocompletion=completion.probe_kind,
-        help="linear, knn, geometry (these three by default, of clouds axis too), colour, "
+        help="linear, knn, geometry (these three by default, of point clouds axis too), colour, "
         "composition; repeatable",
     ),
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from care_core import metrics
 from care_core.errors import StorageError
 from care_core.files import write_json
 from carectl import runs, trust
+from carectl.estimates import counted
 from carectl.runs import Run, State
 from carectl.tracking import RunTracker, answers, complete, first_line, flatten, ours
 
@@ -136,12 +137,12 @@ def lacking(found: Iterable[tuple[Run, State]]) -> str:
 
 def told(caught: Caught) -> str:
     """What a catching-up has to say for itself."""
-    words = [f"MLflow has got what it lacked of {caught.sent} runs"] if caught.sent else []
+    words = [f"MLflow has got what it lacked of {counted(caught.sent, 'run')}"] * bool(caught.sent)
     if caught.left:
         why = f" ({caught.why})" if caught.why else ""
         words.append(
-            f"{caught.left} runs are not wholly in MLflow{why}; nothing is lost, and the next "
-            "carectl status sends it"
+            f"{counted(caught.left, 'run')} not wholly in MLflow{why}; nothing is lost, and the "
+            "next carectl status sends it"
         )
     return "; ".join(words)
 

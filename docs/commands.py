@@ -74,7 +74,8 @@ INTRO = """\
 
 SPEC is a YAML file or the name of a shipped recipe; RUN is a run's id, a unique prefix of it, or
 its name. `-o key=value` goes over a spec, in every command that reads one. Results go to stdout,
-progress to stderr, and each command ends with one next step.
+progress to stderr. Each command ends with one next step, `Next: …`, which is on stderr where stdout
+is to be kept in a file (`logs`, `spec show`, `spec schema`, `spec diff`); an error names it.
 
 With `--json` a command prints one object on stdout and nothing else there. It always has `version`
 (1) and `command`; below, each command has the keys that come beside them. An error is

@@ -75,7 +75,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         ("data list --data-dir else", "carectl data prepare cifar10 --data-dir else"),
         ("data prepare digits", "carectl pretrain digits/care-barlow --dry-run"),
         ("data verify chains", "carectl pretrain pointcloud/care --dry-run"),
-        ("status", f"carectl status {FAILED} shows all of it and why it failed"),
+        ("status", f"carectl status {FAILED} shows all of it and why"),
         ("status --state done", "carectl status "),
         ("status --state stale", "carectl status lists the runs of all states"),
         ("status --runs-dir none", "carectl pretrain digits/care-simclr --runs-dir none"),

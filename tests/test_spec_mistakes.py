@@ -78,7 +78,7 @@ def test_a_problem_is_shown_with_its_source_line_and_a_caret(write: Write) -> No
         ("method: {temprature: 1}", "method.temprature",
          "unknown key, did you mean 'temperature'?"),
         ("data: {x: 1, name: digits}", "data.x",
-         "unknown key; there is: name, image_size, path, points, mean, std, unreadable"),
+         "unknown key; there are: name, image_size, path, points, mean, std, unreadable"),
         ("probe: {data: {name: stl10, pth: a}}", "probe.data.pth",
          "unknown key, did you mean 'path'?"),
         ("queue: 1", "queue", "unknown key, did you mean 'method.queue'?"),

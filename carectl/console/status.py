@@ -64,8 +64,8 @@ def _next(rows: Sequence[tuple[Run, Status]], chosen: bool, where: str) -> str:
     """The first row is what a person looks for first: what failed, or else is newest."""
     if rows:
         run, status = rows[0]
-        why = {"failed": " and why it failed", "lost": " and why it was lost"}
-        return f"carectl status {run.id}{where} shows all of it{why.get(status.state, '')}"
+        why = " and why" if status.state in ("failed", "lost", "blocked") else ""
+        return f"carectl status {run.id}{where} shows all of it{why}"
     if chosen:
         return f"carectl status{where} lists the runs of all states"
     return f"carectl pretrain digits/care-simclr{where}"

@@ -277,7 +277,7 @@ def test_a_server_killed_during_a_training_gets_all_of_it_when_it_is_back(
     (run,) = runs.listing(project.runs)
     assert runs.status(run).state == "done"
     server.start()
-    assert "MLflow has got what it lacked of 1 runs" in project.carectl("status").stderr
+    assert "MLflow has got what it lacked of 1 run\n" in project.carectl("status").stderr
     assert sent(run) == recorded(run) and recorded(run)
     client, run_id = tracking.client(server.address), run.job["tracking"]["run_id"]
     assert client.get_run(run_id).info.status == "FINISHED"
