@@ -6,11 +6,13 @@ thousand runs must get past the one that is damaged, and be able to say which it
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from pathlib import Path
 from typing import Any, NotRequired
 
+import pydantic_core
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic's, below Python 3.12
 
@@ -80,6 +82,7 @@ class _Handle(TypedDict):
 class _Submission(TypedDict):
     logs: str
     job: str | int
+    at: NotRequired[float]
 
 
 _SHAPES: dict[str, Any] = {
@@ -115,7 +118,7 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
     except OSError as error:
         return None, f"{path.name} cannot be read ({error.strerror})"
     try:
-        found = json.loads(raw)
+        found = _parsed(raw)
         if not isinstance(found, dict):
             return None, f"{path.name} is damaged: it holds no JSON object"
         if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _deep(found):
@@ -129,6 +132,13 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
     except (ValueError, RecursionError):
         return None, f"{path.name} is damaged: it is not JSON"
     return found, ""
+
+
+def _parsed(raw: bytes) -> Any:
+    """JSON by pydantic's parser, which is twice as fast; what it refuses, as Python reads it."""
+    with contextlib.suppress(ValueError):
+        return pydantic_core.from_json(raw)
+    return json.loads(raw)  # half a character, such as of a file's name, or another encoding
 
 
 @functools.cache

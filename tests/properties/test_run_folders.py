@@ -238,3 +238,16 @@ def test_what_was_published_is_known_or_nothing_was(folder: Path, raw: bytes) ->
     assert isinstance(metrics.published(folder), int)
     assert metrics.complete(folder) in (True, False)
     (folder / "published.json").unlink()
+
+
+@cases(60)
+@given(st.one_of(JUNK, st.dictionaries(TEXTS, JUNK, max_size=3)))
+@example({"message": "caf\udce9.png is not an image"})  # a file's name that is not UTF-8
+@example({"value": 10**400})
+@example({"value": -0.0})
+def test_a_note_is_read_as_it_was_written(folder: Path, value: Any) -> None:
+    path = folder / "error.json"
+    path.write_text(json.dumps(value))
+    found = records.read(path)
+    assert repr(found) == repr(json.loads(path.read_text()) if isinstance(value, dict) else None)
+    path.unlink()
