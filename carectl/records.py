@@ -16,6 +16,8 @@ import pydantic_core
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic's, below Python 3.12
 
+from care_core.files import read_whole
+
 MAX_DEPTH = 100  # of sections in sections: none of ours has ten
 Numbers = dict[str, float]
 
@@ -111,8 +113,7 @@ def broken(folder: Path) -> str:
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - hot: a status reads tens of thousands
-            raw = file.read()
+        raw = read_whole(path)
     except FileNotFoundError:
         return None, ""
     except OSError as error:

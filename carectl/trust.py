@@ -61,8 +61,8 @@ def require_own(folder: Path, facts: os.stat_result | None = None) -> None:
     if facts.st_uid != os.geteuid():
         whose = f"it belongs to another user (uid {facts.st_uid})"
     raise CommandError(
-        f"{folder}: {whose}, and what lies there is executed as you; take a runs folder of your "
-        "own (--runs-dir), a copy of this one if need be",
+        f"{folder}: {whose}, and what lies there is executed as you, or says what is stopped; "
+        "take a runs folder of your own (--runs-dir), a copy of this one if need be",
         ENVIRONMENT,
     )
 

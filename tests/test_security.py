@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -22,8 +23,19 @@ from conftest import Project, tiny
 from care_core.errors import CareError
 from care_core.files import write_bytes, write_json
 from care_core.spec import ProbeSpec
-from carectl import completion, doctor, identity, jobs, publishing, submission, tracking, trust
-from carectl.backends import queue, slots, tickets
+from carectl import (
+    completion,
+    doctor,
+    identity,
+    jobs,
+    processes,
+    publishing,
+    records,
+    submission,
+    tracking,
+    trust,
+)
+from carectl.backends import local, queue, slots, tickets
 from carectl.backends.tickets import Ticket
 from carectl.errors import CommandError
 from carectl.runs import Run
@@ -157,7 +169,9 @@ def test_what_is_uploaded_is_the_runs_own(tmp_path: Path) -> None:
     assert run.path / "spec.yaml" not in files  # a link to a file of this machine
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "..", ".", "", "a/b", "a\nb", None, 3])
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "..", ".", "", "a/b", "a\nb", "a" * 256, None, 3]
+)
 def test_a_name_from_a_file_does_not_lead_out_of_its_folder(tmp_path: Path, name: object) -> None:
     with pytest.raises(CareError, match="is not a name within it"):
         trust.inside(tmp_path, name)
@@ -250,6 +264,33 @@ def test_the_queue_starts_no_job_in_a_folder_that_others_write_to(tmp_path: Path
     with pytest.raises(CommandError, match="other users can write to it"):
         queue._start(tmp_path, tmp_path / "ticket", ticket, ["cpu-0"])
     assert not list(attempt.iterdir())
+
+
+def test_cancel_stops_no_process_that_a_folder_of_others_names(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as mine:
+        run = Run(tmp_path / "x-0")
+        attempt = run.new_attempt()
+        write_json(attempt / "handle.json", processes.describe(mine.pid))
+        attempt.chmod(0o777)
+        with pytest.raises(CommandError, match="says what is stopped"):
+            local.cancel(run, "cancelled", "by me")
+        assert mine.poll() is None and not (attempt / "cancelled.json").exists()
+        attempt.chmod(0o755)
+        assert local.cancel(run, "cancelled", "by me")
+        assert mine.wait(10) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("name", ["spec.json", "result.json", "progress.json", "job.json"])
+def test_a_pipe_or_a_device_among_a_runs_files_is_told_and_not_waited_for(
+    tmp_path: Path, name: str
+) -> None:
+    run = received(tmp_path / "runs", "", tmp_path / "ran")
+    (run.path / name).unlink(missing_ok=True)
+    os.mkfifo(run.path / name)
+    assert "is not a regular file" in records.broken(run.path)
+    (run.path / name).unlink()
+    (run.path / name).symlink_to("/dev/zero")
+    assert "is not a regular file" in records.broken(run.path)
 
 
 def test_a_link_in_place_of_a_slot_makes_no_file_and_opens_none(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from care_core.spec.launch import Launch
-from carectl import processes, records
+from carectl import processes, records, trust
 from carectl.backends import slots, tickets
 from carectl.backends.base import Job
 from carectl.backends.tickets import Ticket
@@ -94,11 +94,16 @@ class LocalBackend:
 
 
 def cancel(run: Run, note: str, message: str) -> bool:
-    """Take a run's ticket back, or stop its job's processes, all ranks and their children."""
+    """Take a run's ticket back, or stop its job's processes, all ranks and their children.
+
+    Raises:
+        CommandError: others can write to the attempt's folder, so it may name any process.
+    """
     newest = run.attempts[-1]
     waiting = tickets.of(run.path.parent, run.id)
     if not waiting and not _running(newest):
         return False
+    trust.require_own(newest)
     leave_note(newest, note, message)
     for path in waiting:
         path.unlink(missing_ok=True)
