@@ -327,12 +327,13 @@ def main() -> None:
     trust.tighten()
     completion.prepare(os.environ, sys.argv)
     try:
-        app(prog_name="carectl", standalone_mode=True)  # whatever started it
+        code = app(prog_name="carectl", standalone_mode=False)  # whatever started it
     except Exception as error:
         from carectl.console.errors import defect, explain
 
         as_json = "--json" in sys.argv
         code = explain(error, as_json)
-        sys.exit(defect(error, as_json) if code is None else code)
+        code = defect(error, as_json) if code is None else code
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    sys.exit(code or 0)

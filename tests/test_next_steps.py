@@ -164,6 +164,16 @@ def test_what_nobody_foresaw_has_a_next_step_and_json_too(
     assert json.loads(told.out)["error"]["exit_code"] == code
 
 
+@pytest.mark.parametrize(
+    "wrong", ["status --nonsense", "nonsense", "spec check", "export x --epoch y"]
+)
+def test_a_wrong_call_names_the_help_and_is_an_object_with_json(ask: Ask, wrong: str) -> None:
+    told = ask(f"{wrong} --json")
+    assert told.code == 2 and "-h' for help." in told.err
+    assert json.loads(told.out)["error"]["exit_code"] == 2
+    assert ask(wrong).out == ""
+
+
 def test_an_export_without_a_checkpoint_is_refused_before_torch_is_loaded(
     ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

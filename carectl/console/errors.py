@@ -22,6 +22,12 @@ def explain(error: Exception, as_json: bool = False) -> int | None:
 
     from carectl.specs import SpecFileError
 
+    call: Any = error
+    if hasattr(call, "format_message"):  # typer's, of how it was called; it names no type for it
+        call.show()  # with the command whose help says more
+        if as_json:
+            _emit(call.format_message(), USAGE, [])
+        return USAGE
     if isinstance(error, SpecFileError):
         code = USAGE
     elif isinstance(error, CommandError):
