@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from care_core.files import read_json, storage_error, write_json
-from carectl import provenance, publishing, redaction, runs, tracking
+from carectl import mlflow_runs, provenance, publishing, redaction, runs, tracking
 from carectl.backends.base import Backend, Job
 from carectl.errors import ENVIRONMENT, CommandError
 from carectl.plan import Planned, Planner
@@ -54,7 +54,7 @@ def submit(planner: Planner, backend: Backend, place: Place) -> list[Planned]:
             address = tracking.uri(place.project)
             # who has an MLflow run already goes on without MLflow
             known = all(tracked_at(Run(place.runs_dir / run.run_id).job, address) for run in wanted)
-            experiment_id = "" if known else tracking.experiment(
+            experiment_id = "" if known else mlflow_runs.experiment(
                 address, place.experiment, place.project
             )  # fmt: skip
             code = provenance.collect()
@@ -87,7 +87,7 @@ def _prepare(
     job, kept = run.job, redaction.address(address)
     first = not job
     if not tracked_at(job, address):
-        run_id = tracking.make_run(
+        run_id = mlflow_runs.make_run(
             address,
             experiment_id,
             run.id,

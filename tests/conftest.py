@@ -99,10 +99,10 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., l
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh MLflow store, made once: making one takes seconds."""
-    from carectl import tracking
+    from carectl import mlflow_runs, tracking
 
     folder = tmp_path_factory.mktemp("store")
-    tracking.experiment(tracking.uri(folder), "unused", folder)
+    mlflow_runs.experiment(tracking.uri(folder), "unused", folder)
     return folder / "mlflow.db"
 
 

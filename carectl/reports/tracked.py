@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from care_core.errors import StorageError
 from care_core.files import read_json, write_json
-from carectl import redaction, tracking
+from carectl import mlflow_runs, redaction, tracking
 from carectl.console.output import Output
 from carectl.flow import Options
 from carectl.reports.document import Document
@@ -47,7 +47,7 @@ def store(
     if isinstance(note, dict) and note.get("sent") == _mark(address, named, sent):
         return str(note.get("run_id"))
     try:
-        run_id = tracking.store_report(
+        run_id = mlflow_runs.store_report(
             address, place.experiment, place.project,
             target, documents[0].profile, folder.name, sent, place.tags,
         )  # fmt: skip

@@ -20,7 +20,7 @@ from conftest import FAST, Project, tiny, wait_until
 from care_core import pretrain
 from care_core.errors import Interrupted
 from care_core.files import read_json, write_json
-from carectl import publishing, runs, tracking
+from carectl import mlflow_runs, publishing, runs, tracking
 from carectl.backends.base import Job
 from carectl.errors import CommandError
 from carectl.plan import Planner
@@ -107,10 +107,12 @@ def test_a_training_asks_a_broken_server_once_and_goes_on(tmp_path: Path, broken
 
 def test_a_submission_to_a_broken_server_is_a_sentence(tmp_path: Path, broken: Broken) -> None:
     with pytest.raises(CommandError, match="start the server, or unset") as caught:
-        tracking.experiment(broken.address, "care", tmp_path)
+        mlflow_runs.experiment(broken.address, "care", tmp_path)
     assert caught.value.code == 3
     with pytest.raises(CommandError, match="start the server, or unset") as caught:
-        tracking.make_run(broken.address, "1", "x", {}, {"spec_hash": "", "run_folder": ""}, None)
+        mlflow_runs.make_run(
+            broken.address, "1", "x", {}, {"spec_hash": "", "run_folder": ""}, None
+        )
     assert caught.value.code == 3
 
 
@@ -202,7 +204,7 @@ def test_a_run_that_ended_without_a_result_while_mlflow_was_away_is_closed_later
     write_json(run.path / "spec.json", {"kind": "pretrain"})
     state = runs.status(run).state
     assert "not wholly in MLflow" in publishing.lacking([(run, state)])
-    assert publishing.told(publishing.catch_up([(run, state)])).startswith("1 runs are not")
+    assert publishing.told(publishing.catch_up([(run, state)])).startswith("1 run not wholly")
     away.rename(store)
     assert publishing.catch_up([(run, state)]) == (1, 0, "")
     assert publishing.lacking([(run, state)]) == ""

@@ -19,7 +19,7 @@ from test_reports_writers import document
 from care_core import checkpoint, metrics, pretrain
 from care_core.errors import StorageError
 from care_core.files import write_json
-from carectl import app, processes, publishing, runs, tracking
+from carectl import app, mlflow_runs, processes, publishing, runs, tracking
 from carectl.backends import squeue, tickets
 from carectl.console.errors import explain
 from carectl.errors import CommandError
@@ -205,13 +205,13 @@ def stocked(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proje
         (disk.path / "mlflow.db").write_bytes((project.path / "mlflow.db").read_bytes())
         runs_dir = disk.path / "runs"
         address = f"sqlite:///{disk.path}/mlflow.db"
-        experiment = tracking.experiment(address, "care", disk.path)
+        experiment = mlflow_runs.experiment(address, "care", disk.path)
         for seed, state in enumerate(("done", "failed", "lost", "queued")):
             planned = planner.pretrain(tiny(**FAST, seed=seed))
             tags = {"spec_hash": planned.identity.sha256, "run_folder": state}
             kept = {
                 "uri": address, "experiment_id": experiment,
-                "run_id": tracking.make_run(address, experiment, state, {}, tags, None),
+                "run_id": mlflow_runs.make_run(address, experiment, state, {}, tags, None),
             }  # fmt: skip
             finished.finish(planned, runs_dir, {"kind": "pretrain"}, kept)
             run = Run(runs_dir / planned.run_id)
@@ -297,6 +297,6 @@ def test_a_full_disk_for_a_new_store_of_mlflow_is_a_sentence_and_leaves_nothing(
 ) -> None:
     with mounted(tmp_path / "disk", "200k") as disk:
         with pytest.raises(CommandError, match=r"cannot be used: .*full.*another store") as caught:
-            tracking.experiment(tracking.uri(disk.path), "care", disk.path)
+            mlflow_runs.experiment(tracking.uri(disk.path), "care", disk.path)
         assert caught.value.code == 3
         assert list(contents(disk.path)) == [".mlflow.lock"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from care_core import metrics
 from care_core.files import write_json
-from carectl import tracking
+from carectl import mlflow_runs, tracking
 from carectl.runs import Run
 
 
@@ -14,9 +14,9 @@ def tracked(folder: Path, address: str) -> Run:
     """A run folder as submission makes it, with a run of MLflow."""
     runs_dir = folder / "runs"
     run = Run(runs_dir / "tiny")
-    experiment = tracking.experiment(address, "care", folder)
+    experiment = mlflow_runs.experiment(address, "care", folder)
     tags = {"spec_hash": "ab", "run_folder": str(run.path)}
-    run_id = tracking.make_run(address, experiment, "tiny", {}, tags, None)
+    run_id = mlflow_runs.make_run(address, experiment, "tiny", {}, tags, None)
     record = {"uri": address, "experiment_id": experiment, "run_id": run_id}
     write_json(run.path / "job.json", {"tracking": record})
     return run
