@@ -60,7 +60,7 @@ class MetricsLog:
 def read(run_dir: Path) -> Iterator[Row]:
     """The rows of a run's record; a line torn by a kill ends it."""
     path = run_dir / "metrics.jsonl"
-    if not path.exists():
+    if not path.is_file():  # a pipe would be waited for
         return
     with path.open("rb") as file:
         for line in file:

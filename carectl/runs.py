@@ -98,8 +98,10 @@ def logs(attempt: Path, rank: int, kind: str = "*") -> list[Path]:
 
         job = slurm.job_id(found)
         folder = attempt.parents[2] / ".slurm" / Path(str(found.get("logs"))).name
-        return sorted(folder.glob(f"{job}_{rank}_log.{kind}")) if job else []
-    return sorted(attempt.glob(f"*_{rank}_log.{kind}"))
+        here = folder.glob(f"{job}_{rank}_log.{kind}") if job else iter(())
+    else:
+        here = attempt.glob(f"*_{rank}_log.{kind}")
+    return sorted(path for path in here if path.is_file())  # a pipe would be waited for
 
 
 def epochs(run: Run) -> list[int]:

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from conftest import Project, tiny
 
+from care_core import metrics
 from care_core.errors import CareError
 from care_core.files import write_bytes, write_json
 from care_core.spec import ProbeSpec
@@ -31,6 +32,7 @@ from carectl import (
     processes,
     publishing,
     records,
+    runs,
     submission,
     tracking,
     trust,
@@ -291,6 +293,16 @@ def test_a_pipe_or_a_device_among_a_runs_files_is_told_and_not_waited_for(
     (run.path / name).unlink()
     (run.path / name).symlink_to("/dev/zero")
     assert "is not a regular file" in records.broken(run.path)
+
+
+def test_a_pipe_in_place_of_a_log_or_the_record_is_not_waited_for(tmp_path: Path) -> None:
+    attempt = Run(tmp_path / "x-0").new_attempt()
+    (attempt / "1_0_log.out").write_text("error: no\n")
+    os.mkfifo(attempt / "2_0_log.out")
+    assert runs.logs(attempt, 0) == [attempt / "1_0_log.out"]
+    assert runs.status(Run(tmp_path / "x-0")).state == "lost"
+    os.mkfifo(tmp_path / "x-0" / "metrics.jsonl")
+    assert list(metrics.read(tmp_path / "x-0")) == []
 
 
 def test_a_link_in_place_of_a_slot_makes_no_file_and_opens_none(
