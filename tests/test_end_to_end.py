@@ -193,7 +193,7 @@ def test_control_c_detaches_and_the_job_goes_on(project: Project) -> None:
     out, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 130
     assert "Detached" in err
-    assert "carectl cancel" in out
+    assert "carectl cancel" in err
     (seen,) = project.steps()
     wait_until(lambda: project.steps()[0] > seen + 5)
     assert project.json("status")["runs"][0]["state"] == "running"
