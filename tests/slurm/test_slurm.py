@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project, tiny, wait_until
+from conftest import FAST, Project, tiny, wait_until
 from mlflow import MlflowClient
 
 import care_core
@@ -23,7 +23,7 @@ from carectl.runs import Run
 
 from .cluster import Cluster
 
-SLOW = {"epochs": 36, "batch_size": 128}  # longer than the 20 s or so until the warning
+SLOW = {"epochs": 72, "batch_size": 128}  # longer than the 20 s or so until the warning
 LONG = {"epochs": 20, "batch_size": 128}
 
 
@@ -36,7 +36,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def slurm_spec(**changes: Any) -> Any:
     launch = {"threads": 1, "cpus": 1, "grace_s": 20, "time": 10, **changes.pop("launch", {})}
-    return tiny(launch=launch, **changes)
+    return tiny(**{"data": FAST["data"], **changes}, launch=launch)
 
 
 def states(project: Project) -> dict[str, str]:
@@ -84,8 +84,12 @@ def test_each_of_two_ranks_has_its_gpu_and_they_train_one_run(
     assert [(h["rank"], h["ranks"], h["device"]) for h in handles] == [(0, 2, "0"), (1, 2, "1")]
 
 
-def undisturbed(tmp_path: Path, spec: Any) -> str:
-    return str(care_core.pretrain(spec, tmp_path / "undisturbed", threads=1)["weights_sha256"])
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The weights of a long run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    result = care_core.pretrain(slurm_spec(training=LONG), folder, threads=1)
+    return str(result["weights_sha256"])
 
 
 def test_two_nodes_with_two_ranks_each_train_one_run(two_nodes: Cluster, project: Project) -> None:
@@ -98,9 +102,9 @@ def test_two_nodes_with_two_ranks_each_train_one_run(two_nodes: Cluster, project
     assert steps_logged(only(project)) == list(range(1, 23))
 
 
-@pytest.mark.parametrize("how", [pytest.param("USR2", marks=pytest.mark.long), "preempted"])
+@pytest.mark.parametrize("how", ["USR2", "preempted"])
 def test_a_preempted_run_goes_on_under_its_id_and_ends_bitwise_the_same(
-    cluster: Cluster, project: Project, tmp_path: Path, how: str
+    cluster: Cluster, project: Project, undisturbed: str, how: str
 ) -> None:
     spec = slurm_spec(training=LONG)
     name = project.write(spec)
@@ -119,10 +123,11 @@ def test_a_preempted_run_goes_on_under_its_id_and_ends_bitwise_the_same(
     assert done["state"] == "done"
     assert done["attempts"] == 1
     assert job_of(run) == job
-    assert done["result"]["weights_sha256"] == undisturbed(tmp_path, spec)
+    assert done["result"]["weights_sha256"] == undisturbed
     assert steps_logged(run) == list(range(1, 221))
 
 
+@pytest.mark.long
 def test_a_run_outlives_its_time_limit_by_requeueing_itself(
     cluster: Cluster, project: Project
 ) -> None:
@@ -132,7 +137,7 @@ def test_a_run_outlives_its_time_limit_by_requeueing_itself(
     assert done["state"] == "done"
     run = only(project)
     assert len(read_json(run.attempts[-1] / "requeues.json")) >= 1
-    assert steps_logged(run) == list(range(1, 397))
+    assert steps_logged(run) == list(range(1, 793))
 
 
 def test_requeueing_has_a_limit_and_the_run_then_fails_with_its_state_saved(
@@ -252,6 +257,7 @@ def test_a_dry_run_shows_the_sbatch_text_and_leaves_slurm_alone(
                         "--dry-run", "-o", "launch.partition=debug")  # fmt: skip
     first, second = plan["sbatch"]
     assert "#SBATCH --partition=debug" in first
+    assert "#SBATCH --signal=USR2@120" in first  # the warning before the time limit
     assert re.search(r"^srun .*--cpus-per-task=4 ", first, re.M)
     assert re.search(r"#SBATCH --array=0-1%2$", first, re.M)
     assert "#SBATCH --dependency=aftercorr:JOB1" in second
