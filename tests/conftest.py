@@ -29,7 +29,8 @@ LONGEST = (
     "test_slurm", "test_queue", "test_all_methods", "test_faults", "test_end_to_end",
     "test_mlflow_outage", "test_theory", "test_rank_loss", "test_pointcloud", "test_targets_colour",
     "test_parity", "test_finite", "test_precision", "test_storage", "test_import", "test_transfer",
-    "test_export", "test_colour", "test_resuming", "test_bench", "test_doctor", "test_data_files",
+    "test_export", "test_colour", "test_interruptions", "test_rank_training", "test_resuming",
+    "test_bench", "test_leaks", "test_doctor", "test_data_files",
 )  # fmt: skip
 
 

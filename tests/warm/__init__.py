@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -102,7 +103,8 @@ def _be(files: list[int], arguments: list[str], environment: dict[str, str], fol
     signal.signal(signal.SIGINT, signal.default_int_handler)
     at_once = arguments[0] == "-u" or "PYTHONUNBUFFERED" in environment
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", buffering=1 if at_once else -1, closefd=False)  # noqa: SIM115
+    out = open(1, "wb", buffering=0 if at_once else -1, closefd=False)  # noqa: SIM115
+    sys.stdout = io.TextIOWrapper(out, write_through=at_once)
     sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")  # noqa: SIM115
     if arguments[0] == "-c":
         sys.argv = ["-c", *arguments[2:]]
