@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from carectl import tracking
+from carectl import mlflow_runs
 from carectl.console.output import Output
 from carectl.flow import Options
 from carectl.reports import tracked
@@ -25,7 +25,7 @@ def test_a_report_that_is_as_it_was_is_not_sent_again(
         return "its id"
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tracking, "store_report", store)
+    monkeypatch.setattr(mlflow_runs, "store_report", store)
     page = tmp_path / "index.html"
     page.write_text("91.0")
     document: Any = SimpleNamespace(profile="digits", runs=[SimpleNamespace(state="done")])
