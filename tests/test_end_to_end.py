@@ -190,7 +190,7 @@ def test_control_c_detaches_and_the_job_goes_on(project: Project) -> None:
     waiting = project.start("pretrain", name)
     wait_until(project.steps)
     waiting.send_signal(signal.SIGINT)
-    out, err = waiting.communicate(timeout=60)
+    _, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 130
     assert "Detached" in err
     assert "carectl cancel" in err
