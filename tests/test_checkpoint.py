@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from care_core import checkpoint
 from care_core.errors import CheckpointError, StorageError
-from care_core.files import read_json, read_whole, write_json
+from care_core.files import read_json, read_whole, storage_error, write_json
 from care_core.interchange import official
 
 
@@ -255,3 +256,41 @@ def test_what_is_refused_is_told_once_without_a_warning_of_torch(tmp_path: Path)
             checkpoint.read(path)
         with pytest.raises(CheckpointError, match="refused"):
             official.read(path)
+
+
+@pytest.mark.parametrize("named", [(3, 22, True), (2, 33, True), (2, 22, False)])
+def test_a_state_under_a_name_of_another_step_or_epoch_is_told(
+    tmp_path: Path, named: tuple[int, int, bool]
+) -> None:
+    epoch, step, whole = named
+    entry = checkpoint.save(
+        tmp_path, {**state(22), "steps_per_epoch": 11}, epoch=epoch, step=step, whole=whole
+    )
+    with pytest.raises(CheckpointError, match="is not what its name says, but the state after"):
+        checkpoint.read(entry.path)
+
+
+def test_a_packed_file_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "packed.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", bytes(2**20))
+    with pytest.raises(CheckpointError, match="its parts are compressed"):
+        checkpoint.read(path)
+
+
+def test_the_digest_of_weights_is_of_their_names_too() -> None:
+    one, other = torch.nn.Module(), torch.nn.Module()
+    one.register_buffer("a", torch.ones(2))
+    other.register_buffer("b", torch.ones(2))
+    assert checkpoint.weights_sha256(one) != checkpoint.weights_sha256(other)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_and_a_used_up_quota_are_told_alike(tmp_path: Path, number: int) -> None:
+    assert "the disk is full" in str(storage_error(tmp_path / "x", OSError(number, "no")))
+
+
+def test_json_that_is_nested_without_end_is_no_json(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(b"[" * 100_000)
+    assert read_json(path) is None
