@@ -11,13 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import Project, tiny, wait_until
+from conftest import FAST, Project, tiny, wait_until
 
 from care_core.files import read_json
+from care_core.spec import PretrainSpec
 from carectl import processes, runs
 from carectl.backends import slots, tickets
 from carectl.errors import CommandError
 from carectl.runs import Run
+
+
+def quick(epochs: int) -> PretrainSpec:
+    """Epochs of five steps, some 25 of which take a second."""
+    return tiny(**{**FAST, "training": {"epochs": epochs, "batch_size": 256}})
 
 
 def states(project: Project) -> dict[str, str]:
@@ -25,7 +31,7 @@ def states(project: Project) -> dict[str, str]:
 
 
 def test_jobs_wait_in_line_for_the_one_slot_and_run_in_order(project: Project) -> None:
-    name = project.write(tiny(training={"epochs": 2, "batch_size": 128}))
+    name = project.write(quick(2))
     for seed in range(3):
         project.carectl("pretrain", name, "-o", f"seed={seed}", "--detach")
     seen = set()
@@ -44,7 +50,7 @@ def test_jobs_wait_in_line_for_the_one_slot_and_run_in_order(project: Project) -
 
 
 def test_two_shells_at_once_submit_a_run_once(project: Project) -> None:
-    name = project.write(tiny())
+    name = project.write(quick(2))
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda _: project.json("pretrain", name), range(3)))
     assert sorted(answer["plan"][0]["action"] for answer in found) == ["new", "running", "running"]
@@ -55,7 +61,7 @@ def test_two_shells_at_once_submit_a_run_once(project: Project) -> None:
 def test_a_killed_queue_is_replaced_by_the_next_command_and_its_job_goes_on(
     project: Project,
 ) -> None:
-    name = project.write(tiny(training={"epochs": 6, "batch_size": 128}))
+    name = project.write(quick(12))
     project.carectl("pretrain", name, "--detach")
     project.carectl("pretrain", name, "-o", "seed=1", "--detach")
     wait_until(project.steps)
@@ -66,7 +72,7 @@ def test_a_killed_queue_is_replaced_by_the_next_command_and_its_job_goes_on(
 
 
 def test_after_everything_is_killed_the_same_commands_finish_everything(project: Project) -> None:
-    name = project.write(tiny(training={"epochs": 6, "batch_size": 128}))
+    name = project.write(quick(12))
     waiting = [project.start("pretrain", name, "-o", f"seed={seed}") for seed in range(2)]
     wait_until(project.steps)
     for process in waiting:
@@ -101,7 +107,7 @@ def test_what_hangs_on_a_failed_run_is_blocked_and_goes_on_once_that_is_mended(
 
 
 def test_a_queued_job_can_be_cancelled_and_taken_up_again(project: Project) -> None:
-    name = project.write(tiny())
+    name = project.write(quick(2))
     (slot,) = slots.names()
     held = slots.take(slot)
     project.carectl("pretrain", name, "--detach")
@@ -187,7 +193,7 @@ def test_a_job_sees_the_gpu_of_its_slot(
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     stub_gpus(tmp_path / "bin", monkeypatch, 4)
-    name = project.write(tiny(training={"epochs": 3, "batch_size": 128}))
+    name = project.write(quick(4))
     commands = [("seed=0", "2,3"), ("seed=1", "2,3")]
     for seed, devices in commands:
         project.carectl("pretrain", name, "-o", seed, "--devices", devices, "--detach")
@@ -203,12 +209,13 @@ def test_a_job_sees_the_gpu_of_its_slot(
 
 
 def test_two_cpu_slots_run_two_jobs_at_once_or_one_of_two_ranks(project: Project) -> None:
-    name = project.write(tiny(training={"epochs": 8, "batch_size": 128}))
+    name = project.write(quick(24))
     for seed in range(2):
         project.carectl("pretrain", name, "-o", f"seed={seed}", "--devices", "cpu:2", "--detach")
     wait_until(lambda: list(states(project).values()) == ["running"] * 2)
     wait_until(lambda: set(states(project).values()) == {"done"})
-    (run,) = project.json("pretrain", name, "--gpus", "2", "--devices", "cpu:2")["runs"]
+    ranks = ["--gpus", "2", "--devices", "cpu:2", "-o", "training.epochs=2"]
+    (run,) = project.json("pretrain", name, *ranks)["runs"]
     assert run["state"] == "done"
     folder = project.runs / run["run"] / "attempts/1"
     handles = [read_json(folder / f"handle{rank}.json") for rank in ("", "-1")]
@@ -219,7 +226,7 @@ def test_two_cpu_slots_run_two_jobs_at_once_or_one_of_two_ranks(project: Project
 
 
 def test_cancel_reaches_every_rank(project: Project) -> None:
-    name = project.write(tiny(training={"epochs": 400, "batch_size": 128}))
+    name = project.write(quick(1000))
     project.carectl("pretrain", name, "--gpus", "2", "--devices", "cpu:2", "--detach")
     wait_until(project.steps)
     (run,) = runs.listing(project.runs)
@@ -231,7 +238,7 @@ def test_cancel_reaches_every_rank(project: Project) -> None:
 
 
 def test_retry_failed_runs_what_failed_and_nothing_else(project: Project) -> None:
-    good = project.write(tiny(training={"epochs": 1, "batch_size": 128}))
+    good = project.write(quick(1))
     project.carectl("pretrain", good)
     assert project.json("retry", "--failed")["plan"] == []
     run = Run(project.runs / project.json("pretrain", good, "--dry-run")["plan"][0]["run"])
@@ -251,7 +258,7 @@ def test_retry_failed_runs_what_failed_and_nothing_else(project: Project) -> Non
 def test_a_lost_run_is_put_right_in_mlflow_by_the_next_look(project: Project) -> None:
     from mlflow import MlflowClient
 
-    name = project.write(tiny(training={"epochs": 400, "batch_size": 128}))
+    name = project.write(quick(1000))
     project.carectl("pretrain", name, "--detach")
     wait_until(project.steps)
     (run,) = runs.listing(project.runs)
@@ -268,7 +275,7 @@ def test_a_queue_that_cannot_work_is_told_and_not_waited_for(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project.path / "file").write_text("")
-    name = project.write(tiny())
+    name = project.write(quick(2))
     done = project.carectl("pretrain", name, code=3, CARECTL_SLOTS_DIR=str(project.path / "file"))
     assert "the queue process dies as it starts" in done.stderr
     assert "queue.log" in done.stderr
