@@ -294,3 +294,11 @@ def test_json_that_is_nested_without_end_is_no_json(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(b"[" * 100_000)
     assert read_json(path) is None
+
+
+def test_a_state_within_an_epoch_is_not_taken_for_its_end(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, state(25), epoch=2, step=25, whole=False)
+    with pytest.raises(CheckpointError, match="no checkpoint of epoch 2; there are: none"):
+        checkpoint.at_epoch(tmp_path, 2)
+    end = checkpoint.save(tmp_path, state(22), epoch=2, step=22)
+    assert checkpoint.at_epoch(tmp_path, 2) == end.path
