@@ -6,11 +6,12 @@ import.
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -39,7 +40,8 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run it; where nobody reads on (`| head -1`), it ends as quietly as other programs.
 
-        Ctrl-C ends it in a sentence, unless the command has something of its own to say of that.
+        What a full disk does not take is told here: at its end Python would exit 120. Ctrl-C ends
+        it in a sentence, unless the command has something of its own to say of that.
         """
         try:
             try:
@@ -47,10 +49,12 @@ class Command(TyperCommand):
             finally:
                 sys.stdout.flush()
         except BrokenPipeError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            for stream in (sys.stdout, sys.stderr):  # what is left in them goes there at the end
-                os.dup2(nowhere, stream.fileno())
+            _to_nowhere(sys.stdout, sys.stderr)
             raise typer.Exit(PIPE_CLOSED) from None
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                _to_nowhere(sys.stdout)
+            raise
         except KeyboardInterrupt:
             print("\nInterrupted.\nNext: the same command again", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
@@ -160,3 +164,10 @@ def _argument(param: Any) -> str:
 
 def _positional(param: Any) -> bool:
     return bool(param.param_type_name == "argument")
+
+
+def _to_nowhere(*streams: TextIO) -> None:
+    """What is left in the streams goes nowhere at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())

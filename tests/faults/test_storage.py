@@ -187,7 +187,11 @@ def test_a_report_on_a_full_disk_is_refused_and_every_file_that_is_there_is_whol
     assert all(data in (old[name], new[name]) for name, data in left_over.items())
 
 
-def test_a_listing_that_is_printed_to_a_full_disk_is_a_sentence(project: Project) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_listing_that_is_printed_to_a_full_disk_is_a_sentence(
+    project: Project, unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             project.command("status"), cwd=project.path, stdout=full, stderr=subprocess.PIPE,
@@ -195,6 +199,7 @@ def test_a_listing_that_is_printed_to_a_full_disk_is_a_sentence(project: Project
         )  # fmt: skip
     assert done.returncode == 3
     assert done.stderr.startswith("error: ") and "full" in done.stderr
+    assert "ignored" not in done.stderr
 
 
 @pytest.fixture
