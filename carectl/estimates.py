@@ -23,6 +23,7 @@ from care_core.spec.facts import DATASETS
 from carectl import runs
 from carectl.identity import SHOWN
 from carectl.plan import Planned
+from carectl.wording import counted, number
 
 
 class Estimate(NamedTuple):
@@ -173,16 +174,6 @@ def _by_done(spec: PretrainSpec, done: Sequence[dict[str, Any]]) -> Estimate | N
 def _hours(spec: PretrainSpec, images: int, images_per_s: float) -> float:
     batch = spec.training.batch_size
     return spec.training.epochs * (images // batch) * batch / images_per_s / 3600
-
-
-def number(hours: float) -> str:
-    """Two digits that count, and no exponent: 0.042, 3.4, 18, 1,900."""
-    return f"{hours:.2g}" if hours < 99.5 else f"{float(f'{hours:.2g}'):,.0f}"
-
-
-def counted(count: int, thing: str) -> str:
-    """1 thread, 2 threads."""
-    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def work(spec: dict[str, Any]) -> str:

@@ -29,7 +29,8 @@ def judge(runs_dir: Path, run_id: str, asked: Identity, spec: Spec) -> tuple[Act
     elif state in ("queued", "running", "stale"):
         action, reason = "running", f"{state}: {reason}" if reason else state
     else:
-        reason = f"was {state}: {reason}" if reason else f"was {state}"
+        if not reason.startswith(state):  # 'cancelled by carectl' says it
+            reason = f"was {state}: {reason}" if reason else f"was {state}"
     kept = _kept(run, spec)
     return action, f"{reason}; kept as first asked: {kept}" if kept else reason
 

@@ -59,8 +59,10 @@ def _make_store(address: str) -> None:
     neither opens nor can be mended.
     """
     path = Path(address.removeprefix("sqlite:///"))
-    if not address.startswith("sqlite:///") or path.exists():
+    if not address.startswith("sqlite:///") or path.is_file():
         return
+    if path.exists():  # SQLite would wait for a pipe without end
+        raise OSError("it is no regular file")
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{path.name}.*.tmp*"):
         leftover.unlink(missing_ok=True)

@@ -266,7 +266,7 @@ def source_of(
         with contextlib.suppress(OSError):  # such as a name that is too long for one
             exists = path.exists()
         if not exists:
-            raise CommandError(f"no checkpoint file '{text}'")
+            raise CommandError(f"no checkpoint file '{text}'; `carectl status` lists the runs")
         from care_core import checkpoint  # torch is loaded for a file from outside alone
 
         try:
@@ -283,7 +283,10 @@ def source_of(
     if why := records.broken(run.path):
         raise CommandError(f"{run.id}: {why}", ENVIRONMENT)
     if run.record.get("kind") != "pretrain":
-        raise CommandError(f"{run.id} is not a pretraining, so there is no encoder to probe")
+        raise CommandError(
+            f"{run.id} is not a pretraining, so there is no encoder to probe; "
+            "`carectl status` lists those"
+        )
     epochs = runs.epochs(run)
     if epoch is not None and epoch not in epochs:
         there = ", ".join(map(str, epochs)) or "none"

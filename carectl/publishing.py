@@ -16,9 +16,9 @@ from care_core import metrics
 from care_core.errors import StorageError
 from care_core.files import write_json
 from carectl import runs, trust
-from carectl.estimates import counted
 from carectl.runs import Run, State
 from carectl.tracking import RunTracker, answers, complete, first_line, flatten, ours
+from carectl.wording import counted
 
 BUDGET_S = 20.0  # after so long a catching-up goes on with the next command
 #: What MLflow calls a run that ended without a result.

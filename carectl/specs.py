@@ -85,12 +85,12 @@ def find(spec: str) -> Path:
     shipped = names()
     if spec in shipped:
         return _shipped() / f"{spec}.yaml"
-    if Path(spec).suffix in (".yaml", ".yml"):
-        near = [str(p) for p in _siblings(Path(spec))]
-        hint = complaints.did_you_mean(spec, near + [f"{name}.yaml" for name in shipped])
-        raise CommandError(f"no spec file '{spec}'{hint}")
     if folder:
         raise CommandError(f"'{spec}' is a folder; give a spec file in it")
+    if Path(spec).suffix in (".yaml", ".yml"):
+        near = [str(p) for p in _siblings(Path(spec)) if str(p) != spec]  # a link to nowhere
+        hint = complaints.did_you_mean(spec, near + [f"{name}.yaml" for name in shipped])
+        raise CommandError(f"no spec file '{spec}'{hint}")
     shipped = [name for name in shipped if "/" in name]  # the others are grids
     hint = complaints.did_you_mean(spec, shipped)
     raise CommandError(f"no spec '{spec}'{hint}; give a file, or one of: {_grouped(shipped)}")

@@ -11,7 +11,7 @@ from conftest import tiny
 
 from care_core.bench import flops_per_image
 from care_core.spec import PretrainSpec
-from carectl import estimates
+from carectl import estimates, wording
 from carectl.estimates import Bench, Estimate
 from carectl.identity import Identity
 from carectl.plan import Planned
@@ -97,6 +97,6 @@ def test_a_gpu_s_bench_counts_unless_the_spec_asks_for_no_gpu() -> None:
 
 
 def test_hours_are_written_without_exponents() -> None:
-    assert [estimates.number(x) for x in (0.0421, 3.44, 18.2, 99.6, 1934.0)] == [
+    assert [wording.number(x) for x in (0.0421, 3.44, 18.2, 99.6, 1934.0)] == [
         "0.042", "3.4", "18", "100", "1,900",
     ]  # fmt: skip

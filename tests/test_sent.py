@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from faults.tracked import sent as arrived
 
 from care_core import metrics
 from care_core.files import write_json
-from carectl import sent
+from carectl import mlflow_runs, sent
+from carectl.errors import CommandError
 from carectl.runs import Run
 from carectl.tracking import RunTracker
 
@@ -142,3 +144,11 @@ def test_what_a_note_says_in_vain_is_sent_again(
         assert sent.count(run.path, sent.Receiver(address, place["run_id"]),
                           list(metrics.read(run.path))) == 0  # fmt: skip
     assert tracker(run).send(3) and counted == [6]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_a_store_that_is_no_file_is_told_and_not_waited_for(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    with pytest.raises(CommandError, match=r"mlflow\.db cannot be used: it is no regular file"):
+        mlflow_runs.experiment(f"sqlite:///{path}", "care", tmp_path)

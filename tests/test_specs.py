@@ -119,6 +119,16 @@ def test_find_names_a_file_that_comes_close(write: Write) -> None:
         specs.find(str(path.with_name("spce.yaml")))
 
 
+def test_a_folder_and_a_link_to_nowhere_are_not_proposed_in_their_own_place(tmp_path: Path) -> None:
+    (tmp_path / "lost.yaml").symlink_to(tmp_path / "lost.yaml")
+    with pytest.raises(CommandError) as told:
+        specs.find(str(tmp_path / "lost.yaml"))
+    assert "did you mean" not in str(told.value)
+    (tmp_path / "mine.yaml").mkdir()
+    with pytest.raises(CommandError, match="is a folder; give a spec file in it"):
+        specs.find(str(tmp_path / "mine.yaml"))
+
+
 def test_the_schema_describes_every_section() -> None:
     described = specs.schema()["properties"]
     assert set(described) == {*PretrainSpec.model_fields, "official"}

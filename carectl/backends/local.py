@@ -21,6 +21,7 @@ from carectl.backends.base import Job
 from carectl.backends.tickets import Ticket
 from carectl.errors import ENVIRONMENT, CommandError
 from carectl.runs import Run, leave_note
+from carectl.wording import counted
 
 TERM_GRACE_S = 15.0  # a step and a checkpoint's write fit in
 DEATHS = 5  # so many queue processes that failed: it cannot work
@@ -40,8 +41,9 @@ class LocalBackend:
             if job.launch.nodes > 1 or job.launch.gpus > len(self.slots):
                 raise CommandError(
                     f"{job.run.id}: asks for {job.launch.nodes} × {job.launch.gpus} GPUs, and this "
-                    f"machine has {len(self.slots)} slots ({', '.join(self.slots)}); lower "
-                    "launch.gpus, give --devices (cpu:N for N CPU slots), or take --backend slurm",
+                    f"machine has {counted(len(self.slots), 'slot')} ({', '.join(self.slots)}); "
+                    "lower launch.gpus, give --devices (cpu:N for N CPU slots), or take "
+                    "--backend slurm",
                     ENVIRONMENT,
                 )
 

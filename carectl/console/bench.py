@@ -9,7 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from carectl.estimates import Estimate, counted, number
+from carectl.estimates import Estimate
+from carectl.wording import counted, number
 
 if TYPE_CHECKING:
     from care_core.bench.communication import Exchange

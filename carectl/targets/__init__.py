@@ -82,5 +82,5 @@ def named(text: str) -> list[str]:
     if text not in MODULES:
         known = [*MODULES, ALL]
         hint = did_you_mean(text, known)
-        raise CommandError(f"no target '{text}'{hint}; there is: {', '.join(known)}")
+        raise CommandError(f"no target '{text}'{hint}; there are: {', '.join(known)}")
     return [text]
