@@ -184,7 +184,7 @@ def latest(
         except CheckpointError as error:
             say(f"{error}; falling back to the checkpoint before it")
             _set_aside(entry.path)
-    path = world.told(path)
+    path = world.broadcast(path)
     return read(path, device) if path and not state else state
 
 

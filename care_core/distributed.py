@@ -97,7 +97,7 @@ class World:
         """The mean over the ranks, in float64, on the device."""
         return self.stack(values).double().mean(dim=0)
 
-    def most(self, value: Tensor) -> Tensor:
+    def maximum(self, value: Tensor) -> Tensor:
         """The largest of the ranks' values, in place, on the device."""
         if self.size > 1:
             dist.all_reduce(value, dist.ReduceOp.MAX)
@@ -132,7 +132,7 @@ class World:
         dist.all_reduce(answer, dist.ReduceOp.MAX, group=self.side)
         return bool(answer)
 
-    def told(self, value: Any = None) -> Any:
+    def broadcast(self, value: Any = None) -> Any:
         """What rank 0 says, on every rank: plain data. None goes past before rank 0 is there."""
         if self.size == 1:
             return value

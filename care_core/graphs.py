@@ -74,6 +74,11 @@ class Recorded:
         self.graph.replay()
         return [tensor.clone() for tensor in self.made]  # the next call writes there again
 
+    @property
+    def ready(self) -> bool:
+        """Whether the next call is recorded, or played back."""
+        return self.on and self.calls >= WARM_UP
+
     @contextlib.contextmanager
     def launched(self) -> Iterator[None]:
         """Within, every call is launched from the host, so that it can be looked into."""

@@ -157,7 +157,9 @@ def seeded(seed: int, *purpose: str) -> Iterator[None]:
 
 
 @contextmanager
-def chance(spec: PretrainSpec, step: int, rank: int, device: torch.device) -> Iterator[None]:
+def seeded_dropout(
+    spec: PretrainSpec, step: int, rank: int, device: torch.device
+) -> Iterator[None]:
     """Within, what a network draws itself is counted: by seed, step and rank.
 
     Only timm's models drop units or paths; nothing else here draws from torch's own generators.

@@ -78,7 +78,7 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate if tensor else rate
             if "capturable" in group:
-                group["capturable"] = tensor
+                group["capturable"] = self.recorded.ready  # torch asks for it then, and warns else
 
     def _apply(self, bad: Tensor) -> None:
         """Let the optimiser update, but for what is bad or, in fp16, an overflow."""
@@ -97,9 +97,9 @@ class Stepper:
         """
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            with models.chance(self.spec, images.number, self.world.rank, self.device):
+            with models.seeded_dropout(self.spec, images.number, self.world.rank, self.device):
                 loss, terms = self.forward(images)
-            self.lost = self.world.most((~terms["loss"].isfinite()).float())
+            self.lost = self.world.maximum((~terms["loss"].isfinite()).float())
             spoilt = 1 / (1 - self.lost)  # 1, or infinite
             self.scaler.scale(loss * spoilt).backward()
         except torch._dynamo.exc.TorchDynamoException as error:

@@ -77,7 +77,7 @@ def pretrain(
     if not world.is_main:
         tracker, say = None, lambda text: None
     with world.naming_lost_ranks():
-        result = world.told(read_json(run_dir / "result.json"))
+        result = world.broadcast(read_json(run_dir / "result.json"))
         if result:
             say("already trained; nothing to do")
             return dict(result)
@@ -226,7 +226,7 @@ class _Run:
                     folder, state, epoch=self._epoch, step=self.step, whole=self._epoch_ended
                 )
                 checkpoint.prune(folder, self.spec.checkpoint.keep, self.monitor.best_epoch)
-        self.world.told()  # nobody goes on, or ends, before it is on the disk
+        self.world.broadcast()  # nobody goes on, or ends, before it is on the disk
         self.saved_at = time.monotonic()
         if self.tracker:
             self.tracker.committed(self.step)
@@ -275,7 +275,7 @@ class _Run:
         with self.world.averaged(self.method):
             digest = checkpoint.weights_sha256(self.method.encoder)
         if not self.world.is_main:
-            return dict(self.world.told())
+            return dict(self.world.broadcast())
         # once more: the attempt that saved last may have been killed before it pruned
         folder = self.run_dir / "checkpoints"
         checkpoint.prune(folder, self.spec.checkpoint.keep, self.monitor.best_epoch)
@@ -300,4 +300,4 @@ class _Run:
             },
         }
         write_json(self.run_dir / "result.json", result)
-        return dict(self.world.told(result))
+        return dict(self.world.broadcast(result))

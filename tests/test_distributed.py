@@ -62,7 +62,7 @@ def exchange(rank: int, size: int, folder: Path, late: float = 0) -> dict[str, A
     found = {
         "rows": world.gather(torch.full((2, 1), 10.0 * job + rank)),
         "any": [world.any(rank == one) for one in range(size + 1)],
-        "told": world.told(f"job {job}" if rank == 0 else None),
+        "told": world.broadcast(f"job {job}" if rank == 0 else None),
         "mean": world.mean(torch.tensor(10.0 * job + rank)),
     }
     world.close()

@@ -136,7 +136,7 @@ def test_what_a_timm_model_draws_itself_is_counted_and_the_global_generator_left
     state = torch.get_rng_state()
 
     def drawn(step: int, rank: int) -> list[float]:
-        with models.chance(spec, step, rank, here):
+        with models.seeded_dropout(spec, step, rank, here):
             return torch.rand(3).tolist()
 
     assert drawn(5, 0) == drawn(5, 0)

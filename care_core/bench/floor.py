@@ -34,11 +34,11 @@ class Floor:
         self.recorded = Recorded(
             self._launch, output.device, recordable(spec, ALONE, output.device)
         )
-        for group in self.optimizer.param_groups:
-            group["capturable"] = self.recorded.on
 
     def step(self) -> None:
         """One round, recorded where the engine's step is."""
+        for group in self.optimizer.param_groups:
+            group["capturable"] = self.recorded.ready
         self.recorded([])
 
     def _launch(self, _: list[Tensor]) -> list[Tensor]:

@@ -116,5 +116,5 @@ def _be(rank: int, size: int, spec: str, folder: Path, repeats: int) -> None:
     if rank == 0:
         write_json(folder / "found.json", {"step_s": times["step"].median_s})
     engine.close()
-    world.told()
+    world.broadcast()
     world.close()

@@ -40,7 +40,7 @@ class Monitor:
         with nullcontext() if drift else self.world.averaged(method):
             if self._sets is not None:
                 found = knn.check(method.encoder, *self._sets, spec=self.spec, train_mode=drift)
-        accuracy = float(self.world.told(found))
+        accuracy = float(self.world.broadcast(found))
         if accuracy > self.best[0]:
             self.best = accuracy, epoch
         return accuracy
