@@ -15,7 +15,7 @@ from care_core.device import set_up
 from care_core.distributed import ALONE
 from care_core.errors import CareError
 from care_core.graphs import WARM_UP
-from care_core.spec import PretrainSpec
+from care_core.spec import Optimizer, PretrainSpec
 from care_core.stepping import Stepper
 from care_core.views.feed import Feed
 
@@ -84,6 +84,21 @@ def test_recorded_steps_are_those_that_are_launched(method: str, precision: str)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     pairs = zip(one.optimizer.state.values(), other.optimizer.state.values(), strict=True)
     assert all(torch.equal(a[key], b[key]) for a, b in pairs for key in a)
+
+
+def test_sgds_recorded_updates_follow_the_learning_rate() -> None:
+    ends = []
+    for graphs in (False, True):
+        spec = spec_of("simclr", graphs=graphs)
+        momentum = Optimizer(name="sgd", lr=0.1, momentum=0.9)
+        feed, stepper = trainer(spec.model_copy(update={"optimizer": momentum}), "cuda")
+        views = feed if not ends else ends[0][0]
+        for images in views.steps(0, WARM_UP + 4):
+            stepper.update(images, 0.1 / (1 + images.number), 0.1)
+        ends.append((feed, stepper.method.encoder.state_dict()))
+    # launched it takes the rate as a Python float, recorded as one of 32 bits
+    for name, value in ends[0][1].items():
+        torch.testing.assert_close(ends[1][1][name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_a_recorded_step_that_is_not_finite_changes_nothing() -> None:
