@@ -7,6 +7,7 @@ what put over them, which measurements it takes at which epochs, and what it say
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -133,8 +134,8 @@ class Grid(_Part):
         Args:
             profile: its name in the grid.
             only: texts that a run's row, dataset or recipe must all contain, whatever their case;
-                the full name of a dataset or a row means that one (cifar10 is not cifar100, nor
-                λ = 0 also λ = 0.1).
+                a dataset's full name means that dataset, and a number at a text's end that
+                number (λ = 0 is not λ = 0.1).
             seeds: pretraining seeds instead of the profile's.
 
         Raises:
@@ -206,9 +207,8 @@ class Grid(_Part):
         text = text.casefold()
         if text in (column.casefold() for column in self.columns):
             return run[1].casefold() == text
-        if text in (label.casefold() for label in self.rows):
-            return run[0].casefold() == text
-        return any(text in name.casefold() for name in run)
+        whole = r"(?!\.?\d)" if text[-1:].isdigit() else ""
+        return any(re.search(re.escape(text) + whole, name.casefold()) for name in run)
 
     def _nothing(self, asked: str, profile: str, runnable: Sequence[tuple[str, str, str]]) -> str:
         there = ", ".join(f"{label} on {dataset}" for label, dataset, _ in runnable) or "nothing"

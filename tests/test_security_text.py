@@ -16,7 +16,7 @@ from rich.text import Text
 
 from care_core.files import read_json, write_json
 from care_core.spec.launch import Launch
-from carectl import doctor, provenance, redaction, runs, submission, tracking
+from carectl import doctor, mlflow_runs, provenance, redaction, runs, submission, tracking
 from carectl.backends.base import Job
 from carectl.console import errors, tables
 from carectl.console.clean import PlainConsole, clean
@@ -151,8 +151,8 @@ def test_nothing_of_a_run_holds_the_password_of_its_tracking_server(
     address = "http://me:hunter2@mlflow.example.org"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setattr(sys, "argv", ["carectl", "--tag", "token=hunter2", f"--x={address}"])
-    monkeypatch.setattr(tracking, "experiment", lambda *_: "1")
-    monkeypatch.setattr(tracking, "make_run", lambda *all_: given.extend(all_[1:]) or "ab")
+    monkeypatch.setattr(mlflow_runs, "experiment", lambda *_: "1")
+    monkeypatch.setattr(mlflow_runs, "make_run", lambda *all_: given.extend(all_[1:]) or "ab")
     options = Options(runs_dir=tmp_path / "runs", tags=("token=hunter2", f"place={address}"))
     planner = Planner(options.runs_dir, tmp_path / "data")
     planner.pretrain(tiny())
