@@ -30,7 +30,7 @@ METHODS = (
 )  # fmt: skip
 
 #: Those that are trained whenever the suite runs; the others by `make test-long`.
-USUAL = ("simclr", "care-simclr", "moco")
+USUAL = ("care-simclr", "moco")
 
 #: The same for all: less to compute, and views that are alike in shape but not in tint.
 QUICK = (
