@@ -20,7 +20,6 @@ from ranks import After, assert_as_uninterrupted
 from care_core import checkpoint, metrics, pretrain
 from care_core.errors import Interrupted, StorageError
 
-
 #: CARE's term has tests of its own for this, in the ranks' and the faults'.
 SPEC = tiny(**FAST, equivariance={"weight": 0.0})
 
