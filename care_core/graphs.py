@@ -8,7 +8,9 @@ launches of a step are recorded and played back by one call.
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +53,7 @@ class Recorded:
         self.function, self.device, self.on = function, device, on
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.pool: Any = None  # memory to record in; graphs that share one must not be held apart
         self.given: list[Tensor] = []  # where the graph reads, and
         self.made: list[Tensor] = []  # where it writes
 
@@ -81,8 +84,13 @@ class Recorded:
 
     @contextlib.contextmanager
     def launched(self) -> Iterator[None]:
-        """Within, every call is launched from the host, so that it can be looked into."""
+        """Within, every call is launched from the host, so that it can be looked into.
+
+        What was recorded is forgotten: a method may hold what the function made last, and would
+        go on with that. The next call is recorded anew.
+        """
         on, self.on = self.on, False
+        self.graph, self.given, self.made = None, [], []
         try:
             yield
         finally:
@@ -92,15 +100,24 @@ class Recorded:
         return tensor.to(self.device, non_blocking=True)
 
     def _record(self) -> None:
+        gc.collect()  # graphs of a run before, in this process: they hold memory
         graph = torch.cuda.CUDAGraph()
+        # A stream of its own, on the function's device: graphs recorded on one stream share the
+        # scratch memory of matrix products, and two may be played at once.
+        stream = torch.cuda.Stream(self.device)
         try:
             # other threads, such as one that pins memory, may go on meanwhile
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                graph, pool=self.pool, stream=stream, capture_error_mode="thread_local"
+            ):
                 self.made = self.function(self.given)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            cause: BaseException = error  # the end of a broken recording fails, too
+            while cause.__context__ is not None:
+                cause = cause.__context__
+            first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
             raise CareError(
                 f"a step could not be recorded as a CUDA graph ({first}); "
                 "set launch.cuda_graphs=false"

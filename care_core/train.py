@@ -296,6 +296,7 @@ class _Run:
                 "device": self.device.type,
                 "threads": torch.get_num_threads(),
                 "ranks": self.world.size,
+                "cuda_graphs": self.stepper.recorded.on,
                 "torch": str(torch.__version__),
             },
         }

@@ -86,6 +86,35 @@ def test_recorded_steps_are_those_that_are_launched(method: str, precision: str)
     assert all(torch.equal(a[key], b[key]) for a, b in pairs for key in a)
 
 
+@pytest.mark.parametrize("method", ["simclr", "moco"])
+def test_recorded_views_and_updates_together_are_the_same_every_time(method: str) -> None:
+    """As training has them, two graphs on two streams."""
+    ends = []
+    for _ in range(2):
+        feed, stepper = trainer(spec_of(method), "cuda")
+        for images in feed.steps(0, WARM_UP + 30):
+            if images.number == WARM_UP + 2:
+                torch.cuda.set_sync_debug_mode("error")
+            stepper.update(images, 1e-3, 0.1)
+        torch.cuda.set_sync_debug_mode("default")
+        ends.append(stepper.method.state_dict())
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_a_step_that_is_looked_into_is_recorded_anew() -> None:
+    feed, stepper = trainer(spec_of("moco"), "cuda")
+    *others, last, after = feed.steps(0, WARM_UP + 4)
+    for images in others:
+        stepper.update(images, 1e-3, 0.1)
+    with stepper.recorded.launched():
+        stepper.update(last, 1e-3, 0.1)
+    stepper.update(after, 1e-3, 0.1)
+    place = (int(stepper.method.pointer) - 128) % 640  # type: ignore[operator, arg-type]
+    assert stepper.recorded.graph is not None
+    keys = stepper.method.queue[place : place + 128]  # type: ignore[index]
+    assert torch.equal(keys, stepper.method.fresh)  # type: ignore[arg-type]
+
+
 def test_sgds_recorded_updates_follow_the_learning_rate() -> None:
     ends = []
     for graphs in (False, True):

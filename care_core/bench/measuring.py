@@ -61,6 +61,7 @@ def measure(
             folder.mkdir()
             subjects.append(_Subject(spec, on, folder, say))
             stack.callback(subjects[-1].engine.close)
+        _share_memory(subjects, on)
         kinds = {
             f"{number}.{kind}": run
             for number, subject in enumerate(subjects)
@@ -72,6 +73,17 @@ def measure(
             subject.report({kind: times[f"{number}.{kind}"] for kind in subject.kinds}, repeats)
             for number, subject in enumerate(subjects)
         ]
+
+
+def _share_memory(subjects: Sequence[_Subject], device: torch.device) -> None:
+    """Let all that is recorded use the same memory: it is played in turns, never at once."""
+    if device.type != "cuda":
+        return
+    pool = torch.cuda.graph_pool_handle()
+    for subject in subjects:
+        floors = [made.recorded for made in subject.floors.values()]
+        for recorded in (subject.engine.stepper.recorded, *floors):
+            recorded.pool = pool
 
 
 class _Subject:

@@ -68,8 +68,8 @@ def extract(
 def pass_size(encoder: Encoder, size: int) -> int:
     """How many images of `size` pixels a side a frozen encoder best takes at a time.
 
-    A GPU wants many, and its memory is that of training; a core wants its activations near. The
-    number changes the rounding of the features alone, as the encoder is in eval mode.
+    A GPU wants many, which take less than a step of training; a core wants its activations near.
+    The number changes the rounding of the features alone, as the encoder is in eval mode.
     """
     if next(encoder.parameters()).device.type == "cpu":
         return 128 if size <= 96 else 32

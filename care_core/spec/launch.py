@@ -61,7 +61,8 @@ class Launch(BaseModel):
         "off", description="torch.compile of the networks"
     )
     cuda_graphs: bool = Field(
-        True, description="on one GPU, record the launches of a step once and play them back"
+        True,
+        description="on a GPU, record a step once and play it back; rounds otherwise",
     )
     resize: bool = Field(
         False, description="go on from a checkpoint of another number of ranks; not bitwise"

@@ -107,7 +107,7 @@ class Feed:
         self.pixels = images.images.to(device) if isinstance(images, ImageSet) else None
         self.meter = None if isinstance(images, ImageSet) else Meter(device)
         self.resident = None
-        if self.pixels is not None and resident.suits(spec, device):
+        if self.pixels is not None and not spec.data.clouds and resident.suits(spec, device):
             self.resident = resident.Resident(spec, self.pixels, self.described)
         self.beside = Beside(device)
 
