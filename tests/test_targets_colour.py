@@ -285,6 +285,7 @@ def test_plots_draw_what_was_measured_and_no_more(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_fig9_is_reproduced_from_nothing_and_its_run_is_plotted(project: Project) -> None:
     found = project.json("reproduce", "fig9", "--profile", "smoke", "--only", "CARE-SimCLR")
     folder = project.path / "reports" / "fig9-smoke-only-CARE-SimCLR"
