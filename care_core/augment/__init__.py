@@ -30,6 +30,10 @@ _BLOCK = 2**14
 _CACHED = 2**17
 
 
+#: A number a channel; as a (3, 1, 1) tensor on the images' device it is not sent there.
+PerChannel = Sequence[float] | Tensor
+
+
 class Params(NamedTuple):
     """Drawn augmentations: one row an image, or one row a split.
 
@@ -55,6 +59,22 @@ class Params(NamedTuple):
         """The rows that `index` (a slice, or row numbers) selects."""
         chosen: list[Any] = [None if value is None else value[index] for value in self]
         return Params(*chosen)
+
+    def block(self, batch: int) -> int:
+        """How many of `batch` images a row holds for.
+
+        Raises:
+            ValueError: they cannot be shared out evenly.
+        """
+        n = len(self.flip)
+        if n == 0 or batch % n:
+            raise ValueError(f"{batch} images cannot be shared out evenly to {n} augmentations")
+        return batch // n
+
+    def each(self, batch: int) -> Params:
+        """A row for each of `batch` images, in place of one for a block of them."""
+        row = torch.arange(len(self.flip), device=self.flip.device)
+        return self.rows(row.repeat_interleave(self.block(batch)))
 
 
 def sample(n: int, height: int, width: int, spec: Augment, generator: torch.Generator) -> Params:
@@ -140,33 +160,29 @@ def apply(
     channel, in units of [0, 1] intensity. Runs in float32 even inside autocast (on CUDA the crop's
     products follow torch's TF32 setting, off by default).
     """
-    n, batch = len(params.flip), len(images)
-    if n == 0 or batch % n:
-        raise ValueError(f"{batch} images cannot be shared out evenly to {n} augmentations")
+    block = params.block(len(images))
     if params.crop is None and images.shape[-2:] != (size, size):
         raise ValueError(f"without a crop the images must be of {size} pixels already")
     _check(images)
     params = params.to("cpu")
     # Autocast would round the pixels and weights of the crop's matrix products to bfloat16.
     with torch.autocast(images.device.type, enabled=False):
-        if images.device.type == "cpu" and batch // n * size * size >= _BLOCK:
+        if images.device.type == "cpu" and block * size * size >= _BLOCK:
             return _row_by_row(images, params, size, blur_kernel, mean, std)
-        x = _standardise(_all_at_once(images, params, size, blur_kernel), mean, std)
+        x = standardise(_all_at_once(images, params, size, blur_kernel), mean, std)
         return x.contiguous(memory_format=torch.channels_last)
 
 
-def normalize(
-    images_uint8: Tensor, *, size: int, mean: Sequence[float], std: Sequence[float]
-) -> Tensor:
+def normalize(images_uint8: Tensor, *, size: int, mean: PerChannel, std: PerChannel) -> Tensor:
     """Unaugmented uint8 images (B, 3, H, W) as float32 (B, 3, size, size), channels_last.
 
     They are resized (antialiased bilinear, the aspect ratio not kept) only if their size differs.
     """
     _check(images_uint8)
-    x = _unit(images_uint8)
+    x = unit(images_uint8)
     if x.shape[-2:] != (size, size):
         x = resample.resize(x, size)
-    return _standardise(x, mean, std).contiguous(memory_format=torch.channels_last)
+    return standardise(x, mean, std).contiguous(memory_format=torch.channels_last)
 
 
 def _row_by_row(
@@ -188,7 +204,7 @@ def _row_by_row(
     out = torch.empty(batch, 3, size, size, memory_format=torch.channels_last)
     for row, (block, target) in enumerate(zip(images.chunk(n), out.chunk(n), strict=True)):
         for part, goal in zip(block.split(few), target.split(few), strict=True):
-            goal.copy_(_standardise(_one_row(part, params, row, size, blur_kernel), mean, std))
+            goal.copy_(standardise(_one_row(part, params, row, size, blur_kernel), mean, std))
     return out
 
 
@@ -197,7 +213,7 @@ def _one_row(images: Tensor, params: Params, row: int, size: int, blur_kernel: i
     if params.crop is not None:
         top, left, height, width = params.crop[row].tolist()
         images = images[:, :, top : top + height, left : left + width]
-    x = _unit(images)
+    x = unit(images)
     if x.shape[-2:] != (size, size):
         x = resample.resize(x, size)
     if params.flip[row]:
@@ -215,9 +231,8 @@ def _one_row(images: Tensor, params: Params, row: int, size: int, blur_kernel: i
 
 def _all_at_once(images: Tensor, params: Params, size: int, blur_kernel: int) -> Tensor:
     """The images under their rows, before normalisation, in a few operations on all of them."""
-    n, batch, device = len(params.flip), len(images), images.device
-    each = params.rows(torch.arange(n).repeat_interleave(batch // n))
-    x = _unit(images)
+    each, device = params.each(len(images)), images.device
+    x = unit(images)
     if params.crop is None:
         _where_(x, each.flip, lambda some, _: some.flip(-1))
     else:
@@ -249,15 +264,20 @@ def _check(images: Tensor) -> None:
         )
 
 
-def _unit(images_uint8: Tensor) -> Tensor:
+def unit(images_uint8: Tensor) -> Tensor:
     """As float32 in [0, 1], contiguous."""
     return images_uint8.to(torch.float32, memory_format=torch.contiguous_format).div_(255.0)
 
 
-def _standardise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def standardise(x: Tensor, mean: PerChannel, std: PerChannel) -> Tensor:
     """(x - mean) / std a channel, of (B, 3, H, W) or one channel for all three."""
     centre, width = (
-        torch.tensor(value, dtype=torch.float32).view(3, 1, 1).to(x.device, non_blocking=True)
+        value if isinstance(value, Tensor) else per_channel(value, x.device)
         for value in (mean, std)
     )
     return (x - centre).div_(width)
+
+
+def per_channel(values: Sequence[float], device: torch.device) -> Tensor:
+    """(3, 1, 1) float32 on the device: made once, it needs not be sent for every batch."""
+    return torch.tensor(values, dtype=torch.float32).view(3, 1, 1).to(device, non_blocking=True)

@@ -7,11 +7,10 @@ way: what is computed in vain costs less than telling apart what is not.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
+from care_core import augment
 from care_core.augment import Params, jitter, resample
 
 
@@ -25,34 +24,18 @@ def apply(
         params: N rows with B % N == 0, on the images' device.
         mean, std: (3, 1, 1) float32, there too.
     """
-    n, batch = len(params.flip), len(images)
-    if n == 0 or batch % n:
-        raise ValueError(f"{batch} images cannot be shared out evenly to {n} augmentations")
+    each = params.each(len(images))
     with torch.autocast(images.device.type, enabled=False):
-        x = images.to(torch.float32, memory_format=torch.contiguous_format).div_(255.0)
-        if params.crop is not None:
-            x = resample.crop_resize(x, params.crop, params.flip, size)
-        each = _each_image(params, batch // n)
+        x = augment.unit(images)
         if params.crop is None:
             x = _where(each.flip, x.flip(-1), x)
+        else:
+            x = resample.crop_resize(x, params.crop, params.flip, size)
         x = _where(each.jitter, _jittered(x, each.order, each.factors), x)
         x = _where(each.gray, jitter.luma(x).expand_as(x), x)
         x = _where(each.blur, resample.blur(x, each.sigma, blur_kernel), x)
-        return (x - mean).div_(std).contiguous(memory_format=torch.channels_last)
-
-
-def normalize(images: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
-    """As `augment.normalize`, with the mean and the deviation (3, 1, 1) on the device."""
-    x = images.to(torch.float32, memory_format=torch.contiguous_format).div_(255.0)
-    if x.shape[-2:] != (size, size):
-        x = resample.resize(x, size)
-    return (x - mean).div_(std).contiguous(memory_format=torch.channels_last)
-
-
-def _each_image(params: Params, times: int) -> Params:
-    """A row for each image instead of one for `times` images."""
-    rows = (None if value is None else value.repeat_interleave(times, dim=0) for value in params)
-    return Params(*cast(list[Tensor], list(rows)))
+        x = augment.standardise(x, mean, std)
+        return x.contiguous(memory_format=torch.channels_last)
 
 
 def _where(chosen: Tensor, changed: Tensor, x: Tensor) -> Tensor:

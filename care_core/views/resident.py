@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from care_core import augment
 from care_core.augment import Params, masked
 from care_core.graphs import Recorded
 from care_core.spec import PretrainSpec
@@ -28,10 +29,9 @@ class Resident:
         """`pixels`: uint8 (images, 3, H, W); `plain`: whether steps have unaugmented ones too."""
         self.spec, self.pixels, self.plain = spec, pixels, plain
         self.mean, self.std = (
-            torch.tensor(value, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
-            for value in spec.data.normalization
+            augment.per_channel(values, pixels.device) for values in spec.data.normalization
         )
-        self.recorded = Recorded(self._launch, pixels.device, suits(spec, pixels.device))
+        self.recorded = Recorded(self._launch, pixels.device, pixels.is_cuda)
 
     def views(
         self, images: Tensor, fed: Tensor, views: Sequence[Params], pair: Sequence[Params]
@@ -57,7 +57,8 @@ class Resident:
         if (fed := next(rest, None)) is not None:
             made.append(self._both(pixels[fed], _taken(rest, self.cropped)))
         if self.plain:
-            made.append(masked.normalize(pixels, self.spec.image_size, self.mean, self.std))
+            size = self.spec.image_size
+            made.append(augment.normalize(pixels, size=size, mean=self.mean, std=self.std))
         return made
 
     def _both(self, pixels: Tensor, params: Params) -> Tensor:
